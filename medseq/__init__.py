@@ -1,0 +1,60 @@
+"""medseq restores dynamic medical image series with one video diffusion prior.
+
+Every public name is importable from here and loads its module at first use, so that `import medseq` costs nothing
+and the numerics stay importable on a machine that has only torch and numpy.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what type checkers and editors read; a test keeps it equal to the table below
+    from medseq.clip import Clip, KSpace
+    from medseq.coils import estimate_maps
+    from medseq.errors import InputError, MedseqError, MedseqWarning, ResourceError, UsageError
+    from medseq.io import load_clip, load_kspace, save_clip, save_kspace
+    from medseq.io.weights import load_prior
+    from medseq.measurement import Measurement
+    from medseq.metrics import nrmse, psnr, ssim, temporal_spectrum_error, tsnr
+    from medseq.network import VideoUNet
+    from medseq.noise import unit_noise
+    from medseq.operators import Coils, Fourier, Identity, LinearOp, Mask
+    from medseq.posterior import noise_levels, posterior_samples
+    from medseq.prior import Prior, Windowed
+    from medseq.restore import Restored, denoise, interpolate, reconstruct
+    from medseq.solve import cg
+
+__version__ = "0.1.0"
+
+_NAMES = {
+    "medseq.clip": ("Clip", "KSpace"),
+    "medseq.coils": ("estimate_maps",),
+    "medseq.errors": ("InputError", "MedseqError", "MedseqWarning", "ResourceError", "UsageError"),
+    "medseq.io": ("load_clip", "load_kspace", "save_clip", "save_kspace"),
+    "medseq.io.weights": ("load_prior",),
+    "medseq.measurement": ("Measurement",),
+    "medseq.metrics": ("nrmse", "psnr", "ssim", "temporal_spectrum_error", "tsnr"),
+    "medseq.network": ("VideoUNet",),
+    "medseq.noise": ("unit_noise",),
+    "medseq.operators": ("Coils", "Fourier", "Identity", "LinearOp", "Mask"),
+    "medseq.posterior": ("noise_levels", "posterior_samples"),
+    "medseq.prior": ("Prior", "Windowed"),
+    "medseq.restore": ("Restored", "denoise", "interpolate", "reconstruct"),
+    "medseq.solve": ("cg",),
+}
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
+
+__all__ = ["__version__", *sorted(_HOME)]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'medseq' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value  # the next look-up does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

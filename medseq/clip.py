@@ -1,0 +1,146 @@
+"""The two things medseq passes around: an image series and the k-space it was measured in.
+
+Both carry their geometry and timing. Axis order is `(B, C, T, Y, X)` everywhere: B slices, C coils
+(1 for an image), T frames, Y phase-encoding lines, X readout samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medseq.errors import InputError
+
+
+def _checked_geometry(affine: np.ndarray, times: np.ndarray, period: float | None, frames: int):
+    affine = np.array(affine, dtype=np.float64)
+    times = np.array(times, dtype=np.float64)
+    if affine.shape != (4, 4) or not np.isfinite(affine).all():
+        raise InputError(f"the affine must be a finite 4x4 matrix, got shape {affine.shape}: {affine.tolist()}")
+    if abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        raise InputError("the affine is singular: a voxel axis has no length or two coincide")
+    if times.shape != (frames,) or not np.isfinite(times).all():
+        raise InputError(f"times must be {frames} finite seconds, one a frame, got shape {times.shape}")
+    if (np.diff(times) <= 0).any():
+        raise InputError("times must increase strictly from frame to frame")
+    if period is not None and not (np.isfinite(period) and period > times[-1] - times[0]):
+        raise InputError(f"the period ({period} s) must be longer than the span of the frames")
+    affine.setflags(write=False)
+    times.setflags(write=False)
+    return affine, times
+
+
+@dataclass(frozen=True)
+class Clip:
+    """An image series with exact geometry and timing.
+
+    data: (B, 1, T, Y, X), float32 magnitude or complex64, in input units; B counts slices (voxel axis z).
+    affine: 4x4 float64, voxel (x, y, z) -> RAS+ millimetres.
+    times: (T,) float64, the time of each frame in seconds, strictly increasing.
+    period: seconds of one gated cycle, or None when the series is not periodic.
+
+    Raises InputError on a wrong number of dimensions, a singular or non-finite affine, or impossible times.
+    """
+
+    data: Tensor
+    affine: np.ndarray = field(default_factory=lambda: np.eye(4))
+    times: np.ndarray | None = None
+    period: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.data.ndim != 5 or self.data.shape[1] != 1:
+            raise InputError(f"a clip needs data of shape (B, 1, T, Y, X), got {tuple(self.data.shape)}")
+        times = np.arange(self.frames, dtype=np.float64) if self.times is None else self.times
+        affine, times = _checked_geometry(self.affine, times, self.period, self.frames)
+        object.__setattr__(self, "affine", affine)
+        object.__setattr__(self, "times", times)
+
+    @property
+    def frames(self) -> int:
+        return self.data.shape[2]
+
+    @property
+    def is_complex(self) -> bool:
+        return self.data.is_complex()
+
+    def with_data(self, data: Tensor) -> Clip:
+        """The same geometry and timing around other data of the same shape."""
+        return replace(self, data=data)
+
+
+@dataclass(frozen=True)
+class KSpace:
+    """Multi-coil Cartesian k-space of a dynamic series.
+
+    data: (B, C, T, Y, X) complex64, centred (DC at index N // 2), zeros where unmeasured.
+    keep: bool, broadcastable to `data`; True where measured.
+    maps: (B, C, 1, Y, X) complex64 coil sensitivities of unit root-sum-of-squares, or None (estimated).
+    noise: std of each real channel in data units, or a (C, C) complex covariance E[n n^H] / 2 (so that
+        its diagonal is the squared std of each real channel), or None (estimated).
+    affine, times, period: as in `Clip`.
+
+    Raises InputError when shapes do not fit, when nothing was measured, or on impossible geometry.
+    """
+
+    data: Tensor
+    keep: Tensor
+    maps: Tensor | None = None
+    noise: float | Tensor | None = None
+    affine: np.ndarray = field(default_factory=lambda: np.eye(4))
+    times: np.ndarray | None = None
+    period: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.data.ndim != 5 or not self.data.is_complex():
+            raise InputError(
+                f"k-space must be complex of shape (B, C, T, Y, X), got {self.data.dtype} {tuple(self.data.shape)}"
+            )
+        if self.keep.dtype != torch.bool or self.keep.ndim != 5 or not self._fits(self.keep, self.data.shape):
+            raise InputError(
+                f"keep must be bool and broadcast to the data {tuple(self.data.shape)}, got {self.keep.dtype} "
+                f"{tuple(self.keep.shape)}"
+            )
+        if not bool(self.keep.any()):
+            raise InputError("the mask is empty: nothing was measured")
+        coils = self.data.shape[1]
+        if self.maps is not None and (
+            self.maps.ndim != 5 or self.maps.shape[1] != coils or not self._fits(self.maps, self.data.shape)
+        ):
+            raise InputError(f"coil maps {tuple(self.maps.shape)} do not fit the data {tuple(self.data.shape)}")
+        if isinstance(self.noise, Tensor) and self.noise.shape != (coils, coils):
+            raise InputError(f"a noise covariance must be ({coils}, {coils}), got {tuple(self.noise.shape)}")
+        times = np.arange(self.frames, dtype=np.float64) if self.times is None else self.times
+        affine, times = _checked_geometry(self.affine, times, self.period, self.frames)
+        object.__setattr__(self, "affine", affine)
+        object.__setattr__(self, "times", times)
+
+    @staticmethod
+    def _fits(tensor: Tensor, shape: torch.Size) -> bool:
+        return all(have in (1, want) for have, want in zip(tensor.shape, shape, strict=True))
+
+    @property
+    def frames(self) -> int:
+        return self.data.shape[2]
+
+    @property
+    def coils(self) -> int:
+        return self.data.shape[1]
+
+
+def series_scale(average: Tensor, lines: int = 8) -> Tensor:
+    """The one scale of a series: the 99th percentile of the magnitude of its low-passed time average.
+
+    average: (..., Y, X) real or complex, the time-averaged image (root-sum-of-squares weighted if multi-coil).
+    Only the `lines` central phase-encoding lines (along Y) are kept, so that the scale does not depend on the
+    acceleration. Returns a scalar tensor; the caller refuses it when it is zero or not finite.
+    """
+    height = average.shape[-2]
+    spectrum = torch.fft.fft(average, dim=-2)
+    index = torch.fft.fftfreq(height, 1.0 / height, device=average.device)
+    low = (index >= -(lines // 2)) & (index < lines - lines // 2)
+    smooth = torch.fft.ifft(spectrum * low[:, None], dim=-2).abs().flatten()
+    # kthvalue rather than quantile: the latter refuses more than 2^24 elements
+    return smooth.kthvalue(max(1, int(0.99 * smooth.numel()))).values

@@ -1,0 +1,120 @@
+"""Priors on disk: tensors as safetensors, all else in a JSON card beside them; the hash is checked before loading.
+
+`NAME.safetensors` holds tensors only (no code can hide in it). `NAME.json`, its card, holds the SHA-256 of that file,
+the architecture, the spread table, and what people need to know: data, licence, how it was trained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as dump_tensors
+from torch import Tensor
+
+from medseq.errors import InputError
+from medseq.io.files import atomic_write
+from medseq.network import VideoUNet
+from medseq.prior import Prior, SpreadTable
+
+SHIPPED = Path(__file__).parent.parent / "weights"
+DEFAULT = "heart-1"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What stands beside the weights. `about` is free: data, licence, steps, hours, recipe."""
+
+    sha256: str
+    width: tuple[int, ...]
+    blocks: int
+    sigma_data: float
+    spread: SpreadTable
+    about: dict[str, Any]
+
+
+def weights_path(name_or_path: str | Path | None = None) -> Path:
+    """The safetensors file meant: a path, the name of a prior that ships with medseq, or None for the default one."""
+    name = str(DEFAULT if name_or_path is None else name_or_path)
+    path = Path(name) if name.endswith(".safetensors") else SHIPPED / f"{name}.safetensors"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.safetensors"))) or "none"
+        raise InputError(f"{name}: no such prior; give a .safetensors file or one of those shipped: {known}")
+    return path
+
+
+def read_card(path: Path) -> Card:
+    """The card of the weights at `path`. Raises InputError when it is missing or does not make sense."""
+    beside = path.with_suffix(".json")
+    try:
+        card = json.loads(beside.read_text("utf-8"))
+        return Card(
+            str(card["sha256"]),
+            tuple(int(w) for w in card["width"]),
+            int(card["blocks"]),
+            float(card["sigma_data"]),
+            SpreadTable(card["spread"]["sigma"], card["spread"]["rmse"]),
+            dict(card["about"]),
+        )
+    except FileNotFoundError:
+        raise InputError(f"{beside}: the card of the prior is missing; keep it beside the weights") from None
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise InputError(f"{beside}: not the card of a prior ({error}); fetch weights and card anew") from error
+
+
+def load_prior(name_or_path: str | Path | None = None) -> Prior:
+    """A trained prior, in evaluation mode, on the CPU.
+
+    name_or_path: a .safetensors file with its card beside it, the name of a shipped prior, or None (the default).
+    Raises InputError when the file is missing, damaged (SHA-256), unsafe (not safetensors) or of another architecture.
+    """
+    path = weights_path(name_or_path)
+    card = read_card(path)
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != card.sha256:
+        raise InputError(f"{path}: the SHA-256 differs from its card's: the file is damaged or swapped; fetch it anew")
+    try:
+        tensors = load_tensors(data)
+        net = VideoUNet(card.width, card.blocks)
+        net.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    except (SafetensorError, RuntimeError, ValueError) as error:
+        first = str(error).splitlines()[0][:200]
+        raise InputError(f"{path}: not the weights of this network ({first}); fetch weights and card anew") from error
+    prior = Prior(net.to(memory_format=torch.channels_last), card.sigma_data, card.spread)  # type: ignore[call-overload]
+    return prior.eval().requires_grad_(False)
+
+
+def save_prior(prior: Prior, path: str | Path, about: dict[str, Any]) -> Path:
+    """Write weights (float16: half the size, far below the rounding of the network) and card. Returns the weights' path.
+
+    Raises ValueError when the prior has no measured spread: without it the solver does not know what to trust.
+    """
+    if prior.spread is None:
+        raise ValueError("measure the spread of the prior before saving it")
+    path = Path(path).with_suffix(".safetensors")
+    tensors: dict[str, Tensor] = {k: v.detach().half().contiguous().cpu() for k, v in prior.net.state_dict().items()}
+    data = dump_tensors(tensors)
+    net = prior.net
+    assert isinstance(net, VideoUNet)
+    card = {
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "width": list(net.width),
+        "blocks": net.blocks,
+        "sigma_data": prior.sigma_data,
+        "spread": {
+            "sigma": [float(f"{s:.5g}") for s in prior.spread.sigma],
+            "rmse": [float(f"{r:.5g}") for r in prior.spread.rmse],
+        },
+        "about": about,
+    }
+    with atomic_write(path) as partial:
+        partial.write_bytes(data)
+    with atomic_write(path.with_suffix(".json")) as partial:
+        partial.write_text(json.dumps(card, indent=1) + "\n", "utf-8")
+    return path

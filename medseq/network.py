@@ -1,0 +1,142 @@
+"""The video U-Net: convolutions in space, a cheap mix over time, one noise level a frame.
+
+Space and time are factorised: every block convolves each frame in 2-D, then mixes each location with its
+neighbours in time and with its mean over the whole clip. Time is never strided, so one network takes one frame
+or hundreds, and the mean lets still tissue be averaged over the whole cycle at the price of one 1x1 convolution.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def shifted(x: Tensor, step: int, periodic: bool) -> Tensor:
+    """Frame t + step of `x` (B, T, ...) at place t; past the ends circular, or reflected without repeating the end."""
+    frames = x.shape[1]
+    if periodic or frames == 1:
+        return torch.roll(x, -step, dims=1)
+    edge = x[:, frames - 2 : frames - 1] if step > 0 else x[:, 1:2]
+    return torch.cat([x[:, 1:], edge], dim=1) if step > 0 else torch.cat([edge, x[:, :-1]], dim=1)
+
+
+class ChannelNorm(nn.Module):
+    """RMS norm over the channels of each pixel: unlike a group norm it does not depend on the field of view, so
+    a crop, a window or a larger matrix is treated alike (as in NAFNet, arXiv 2204.04676, without the mean)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-6)
+
+
+class TimeMix(nn.Module):
+    """Previous, same and next frame and the mean over the clip, mixed by one 1x1 convolution; zero at first."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(4 * channels, channels, 1)
+        nn.init.zeros_(self.mix.weight)
+        nn.init.zeros_(self.mix.bias)
+
+    def forward(self, x: Tensor, frames: int, periodic: bool) -> Tensor:
+        clip = x.unflatten(0, (-1, frames))
+        mean = clip.mean(dim=1, keepdim=True).expand_as(clip)
+        near = torch.cat([shifted(clip, -1, periodic), clip, shifted(clip, 1, periodic), mean], dim=2)
+        return self.mix(near.flatten(0, 1))
+
+
+class Block(nn.Module):
+    """Residual block: norm, FiLM on the noise level, two 3x3 convolutions; then the mix over time."""
+
+    def __init__(self, channels: int, embedding: int) -> None:
+        super().__init__()
+        self.norm = ChannelNorm()
+        self.film = nn.Linear(embedding, 2 * channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.time = TimeMix(channels)
+        nn.init.zeros_(self.film.weight)
+        nn.init.zeros_(self.film.bias)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: Tensor, noise: Tensor, frames: int, periodic: bool) -> Tensor:
+        gain, shift = self.film(noise)[:, :, None, None].chunk(2, dim=1)
+        h = self.conv1(self.norm(x) * (1 + gain) + shift)
+        x = x + self.conv2(F.silu(h))
+        return x + self.time(F.silu(self.norm(x)), frames, periodic)
+
+
+class VideoUNet(nn.Module):
+    """Space-time U-Net on real channels.
+
+    width: channels of each resolution, finest first (the finest is half the image: a pixel-unshuffle stands at
+    the door). blocks: residual blocks a resolution, down and up alike. channels: of input and output (2: real
+    and imaginary).
+
+    forward(x, noise, periodic): x (B, channels, T, Y, X) real, any Y and X (padded inside), any T >= 1;
+    noise (B, T) the embedding input, log(sigma) / 4 in EDM; returns the shape of x.
+    """
+
+    def __init__(self, width: tuple[int, ...] = (48, 96, 160), blocks: int = 2, channels: int = 2) -> None:
+        super().__init__()
+        self.width, self.blocks, self.channels = tuple(width), blocks, channels
+        embedding = 2 * width[0]
+        self.register_buffer("frequencies", torch.exp(torch.linspace(0.0, math.log(32.0), 16)), persistent=False)
+        self.embed = nn.Sequential(nn.Linear(32, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
+        self.enter = nn.Conv2d(4 * channels, width[0], 3, padding=1)
+        self.down = nn.ModuleList(self._stage(w, embedding) for w in width[:-1])
+        self.shrink = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(width, width[1:], strict=False))
+        self.bottom = self._stage(width[-1], embedding)
+        self.grow = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(width, width[1:], strict=False))
+        self.join = nn.ModuleList(nn.Conv2d(2 * w, w, 1) for w in width[:-1])
+        self.up = nn.ModuleList(self._stage(w, embedding) for w in width[:-1])
+        self.leave = nn.Conv2d(width[0], 4 * channels, 3, padding=1)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def _stage(self, channels: int, embedding: int) -> nn.ModuleList:
+        return nn.ModuleList(Block(channels, embedding) for _ in range(self.blocks))
+
+    @property
+    def multiple(self) -> int:
+        """Y and X are padded to a multiple of this."""
+        return 2 ** len(self.width)
+
+    def forward(self, x: Tensor, noise: Tensor, periodic: bool = False) -> Tensor:
+        frames, height, breadth = x.shape[2:]
+        images = x.transpose(1, 2).flatten(0, 1)
+        images = self._pad(images).contiguous(memory_format=torch.channels_last)
+        angle = noise.flatten()[:, None].float() * self.frequencies
+        embedded = self.embed(torch.cat([angle.cos(), angle.sin()], dim=1))
+        out = self._unet(self.enter(F.pixel_unshuffle(images, 2)), embedded, frames, periodic)
+        out = F.pixel_shuffle(self.leave(out), 2)[..., :height, :breadth]
+        return out.unflatten(0, (-1, frames)).transpose(1, 2)
+
+    def _pad(self, images: Tensor) -> Tensor:
+        bottom, right = (-images.shape[-2] % self.multiple, -images.shape[-1] % self.multiple)
+        if not (bottom or right):
+            return images
+        # "reflect" needs more pixels than it adds; "replicate" serves the smallest images too
+        mode = "reflect" if bottom < images.shape[-2] and right < images.shape[-1] else "replicate"
+        return F.pad(images, (0, right, 0, bottom), mode=mode)
+
+    def _unet(self, h: Tensor, noise: Tensor, frames: int, periodic: bool) -> Tensor:
+        skips = []
+        for stage, shrink in zip(self.down, self.shrink, strict=True):
+            h = self._run(stage, h, noise, frames, periodic)
+            skips.append(h)
+            h = shrink(h)
+        h = self._run(self.bottom, h, noise, frames, periodic)
+        for stage, grow, join in zip(reversed(self.up), reversed(self.grow), reversed(self.join), strict=True):
+            h = join(torch.cat([F.pixel_shuffle(grow(h), 2), skips.pop()], dim=1))
+            h = self._run(stage, h, noise, frames, periodic)
+        return h
+
+    @staticmethod
+    def _run(stage: nn.Module, h: Tensor, noise: Tensor, frames: int, periodic: bool) -> Tensor:
+        for block in stage:  # type: ignore[attr-defined]
+            h = block(h, noise, frames, periodic)
+        return h

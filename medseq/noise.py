@@ -1,0 +1,162 @@
+"""Noise: drawing it, measuring it and making it white.
+
+One convention everywhere: `sigma` is the std of EACH real channel. Complex noise of unit sigma therefore has
+E|n|^2 = 2, and a covariance is E[n n^H] / 2, whose diagonal is the squared sigma of each coil.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from medseq.clip import KSpace
+from medseq.errors import InputError, UsageError
+
+# Median absolute value of a standard normal variable (Hampel 1974): what turns a median into a std.
+_MEDIAN_OF_ABS_NORMAL = 0.6744897501960817
+# Std of a Rayleigh variable of unit sigma: what magnitude noise is where there is no signal (Gudbjartsson 1995).
+_RAYLEIGH_STD = math.sqrt(2 - math.pi / 2)
+# A magnitude is Gaussian to a few per cent above this multiple of its noise (Gudbjartsson 1995, fig. 1).
+_BRIGHT = 3.0
+# The part of the measured samples taken as noise: small, as anatomy reaches far out. Yet no fewer than this many of each
+# coil, or their median is itself noise.
+_OUTER = 0.02
+_FEWEST = 128
+
+
+def unit_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """White Gaussian noise of std 1 in each real channel, of the shape, dtype and device of `like`.
+
+    For complex data that is sqrt(2) times `torch.randn`, whose complex variance is 1 over both channels together.
+    The draw is made on the device of `generator`: a CPU generator gives the same noise whatever the device of `like`.
+    """
+    device = like.device if generator is None else generator.device
+    noise = torch.randn(like.shape, dtype=like.dtype, device=device, generator=generator).to(like.device)
+    return noise * math.sqrt(2) if like.is_complex() else noise
+
+
+def noise_covariance(samples: Tensor) -> Tensor:
+    """Coil covariance E[n n^H] / 2, (C, C), of complex pure-noise samples (C, N); the diagonal is sigma^2 of each coil.
+
+    Noise has no mean, so none is subtracted (Kellman and McVeigh 2005). Raises InputError when there are fewer samples
+    than coils or a sample is not finite.
+    """
+    coils, count = samples.shape
+    if count < coils:
+        raise InputError(f"a noise scan of {count} samples is too short for {coils} coils")
+    if not bool(torch.isfinite(samples).all()):
+        raise InputError("the noise scan holds values that are not finite")
+    return samples @ samples.mH / (2 * count)
+
+
+def whitener(covariance: Tensor) -> Tensor:
+    """The matrix W (C, C) with W covariance W^H = 1: the inverse of its lower Cholesky factor (Pruessmann 2001).
+
+    Raises InputError when the covariance (C, C) is not positive definite (a dead or duplicated coil).
+    """
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    if bool(failed) or not bool(torch.isfinite(factor).all()):
+        raise InputError("the noise covariance is not positive definite: is a coil dead, or there twice?")
+    identity = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
+    return torch.linalg.solve_triangular(factor, identity, upper=False)
+
+
+def prewhiten(data: Tensor, covariance: Tensor) -> Tensor:
+    """Mix the coils of data (B, C, ...) so that its noise has unit std in each real channel and no correlation.
+
+    covariance: (C, C) as from `noise_covariance`. Coil maps must be mixed by the same call, or estimated afterwards.
+    Raises InputError as `whitener` does.
+    """
+    mixing = whitener(covariance.to(data.device)).to(data.dtype)
+    return torch.einsum("dc,bc...->bd...", mixing, data)
+
+
+def estimate_noise(kspace: KSpace) -> Tensor:
+    """Noise sigma (C,) of each coil, in data units per real channel, from the outermost measured k-space samples.
+
+    The signal falls fastest towards the corners of k-space, so the outermost 2 % of the measured samples, ordered by
+    the product of their distances from the two axes, are taken as noise; the median absolute value forgives what
+    signal is left (Donoho 1994). Samples that are exactly zero (padding that counts as measured) are left out.
+    Without a noise scan this is an upper estimate: signal in the corners adds to it.
+
+    Raises InputError when too few samples are left.
+    """
+    data = kspace.data
+    keep = kspace.keep.expand(data.shape) & (data != 0)
+    distance = _corner_distance(data).expand(data.shape)[keep]
+    needed = _FEWEST * kspace.coils
+    if distance.numel() < needed:
+        raise InputError("too few k-space samples were measured to estimate the noise; give it as `noise`")
+    outer = keep & (_corner_distance(data) >= _largest(distance, max(needed, int(_OUTER * distance.numel()))))
+    channels = torch.view_as_real(data).abs().movedim(1, 0).flatten(1, -2)
+    chosen = outer.movedim(1, 0).flatten(1)
+    absolute = channels.masked_fill(~chosen[..., None], torch.nan).flatten(1)
+    return absolute.nanmedian(1).values / _MEDIAN_OF_ABS_NORMAL
+
+
+def estimate_noise_image(series: Tensor) -> Tensor:
+    """Noise sigma (B,) of an image series (B, 1, T, Y, X), real or complex, in its units per real channel.
+
+    Successive frames are subtracted (which removes what stands still), high-passed twice in space (which removes what
+    moves smoothly) and the median absolute value taken (which forgives edges that move), after Immerkaer 1996 and
+    Donoho 1994. A single frame is only high-passed. Voxels that never change (masked background) are left out.
+
+    For magnitude data (real, nowhere negative) sigma means that of the underlying complex channels: it is read where
+    the series is bright enough for Rician noise to be Gaussian; where it is bright nowhere, the noise is taken as
+    Rayleigh and its std divided by 0.655. Noise is taken as white: in images interpolated by zero-filling, or
+    smoothed, the estimate is too low.
+
+    Raises UsageError when the frames are smaller than 3 x 3, InputError when an item is constant.
+    """
+    if series.ndim != 5 or min(series.shape[-2:]) < 3:
+        raise UsageError(f"noise is estimated on (B, 1, T, Y, X) of at least 3 x 3 voxels, got {tuple(series.shape)}")
+    detail = _high_pass(series)
+    sigma = _masked_sigma(detail, _changing(detail))
+    if not series.is_complex() and not bool((series < 0).any()):
+        sigma = _magnitude_sigma(series, detail, sigma)
+    if not bool((sigma > 0).all()):
+        raise InputError("no noise can be estimated: the series is constant or not finite")
+    return sigma
+
+
+def _magnitude_sigma(series: Tensor, detail: Tensor, sigma: Tensor) -> Tensor:
+    # Averaged over neighbours too, or the crests of pure noise would pass for signal.
+    mean = torch.nn.functional.avg_pool2d(series.mean(2), 3, stride=1)[:, :, None]
+    bright = (mean > _BRIGHT * sigma.view(-1, 1, 1, 1, 1)) & _changing(detail)
+    # One voxel in a hundred is enough for a median; fewer are as likely spikes as tissue.
+    enough = bright.flatten(1).float().mean(1) > 0.01
+    return torch.where(enough, _masked_sigma(detail, bright), sigma / _RAYLEIGH_STD)
+
+
+def _changing(detail: Tensor) -> Tensor:
+    return (detail != 0).any(2, keepdim=True)
+
+
+def _high_pass(series: Tensor) -> Tensor:
+    """Differences in time, second differences along Y and X, scaled so that white noise keeps its std."""
+    x = (series[:, :, 1:] - series[:, :, :-1]) / math.sqrt(2) if series.shape[2] > 1 else series
+    for axis in (-2, -1):
+        size = x.shape[axis] - 2
+        x = x.narrow(axis, 0, size) - 2 * x.narrow(axis, 1, size) + x.narrow(axis, 2, size)
+    return x / 6  # each second difference (1, -2, 1) has the norm sqrt(6)
+
+
+def _masked_sigma(detail: Tensor, chosen: Tensor) -> Tensor:
+    absolute = torch.view_as_real(detail).abs() if detail.is_complex() else detail.abs()[..., None]
+    absolute = absolute.masked_fill(~chosen[..., None], torch.nan)
+    return absolute.flatten(1).nanmedian(1).values / _MEDIAN_OF_ABS_NORMAL
+
+
+def _corner_distance(data: Tensor) -> Tensor:
+    """(Y, X): product of the distances from the two axes of k-space, each from 0 at DC to about 1 at the edge."""
+    size_y, size_x = data.shape[-2:]
+    y = (torch.arange(size_y, device=data.device) - size_y // 2).abs() / max(size_y / 2, 1)
+    x = (torch.arange(size_x, device=data.device) - size_x // 2).abs() / max(size_x / 2, 1)
+    return y[:, None] * x
+
+
+def _largest(values: Tensor, count: int) -> Tensor:
+    """The least of the `count` largest values."""
+    return values.kthvalue(values.numel() - count + 1).values

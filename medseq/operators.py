@@ -1,0 +1,293 @@
+"""Linear measurement operators, `y = A x`: every task is one product of these with factors left out.
+
+Images are `(B, 1, T, Y, X)`, measurements `(B, C, T, Y, X)`. Operators hold no state beyond the tensors
+they were built from, and those must lie on the device of the data. All of them are linear over the complex
+numbers (`Resample` and `Mask` work on real data too) and broadcast over the batch.
+
+    A = Mask(keep) @ Fourier() @ Coils(maps)        # parallel imaging, Pruessmann 1999 (SENSE)
+    A(x), A.adjoint(y), A.normal(x), A.H, A.frames(slice(0, 8))
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from medseq.errors import UsageError
+
+_FRAME_AXIS = 2
+
+
+class LinearOp:
+    """A linear map between image series and measurements.
+
+    A new operator defines `forward` and `adjoint`; `normal` (adjoint of forward) is overridden where it is cheaper
+    than the two, and `frames` where the operator holds something that varies over time. `separable` says whether
+    every frame is measured on its own, so that the operator can be restricted to a chunk of frames.
+    """
+
+    separable: bool = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A x."""
+        raise NotImplementedError
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """A^H y, the operator for which <A x, y> = <x, A^H y>."""
+        raise NotImplementedError
+
+    def normal(self, x: Tensor) -> Tensor:
+        """A^H A x."""
+        return self.adjoint(self.forward(x))
+
+    def frames(self, chunk: slice) -> LinearOp:
+        """The operator that measures only the frames in `chunk`; UsageError if frames are not separable."""
+        if not self.separable:
+            raise UsageError(f"{type(self).__name__} mixes frames: it cannot be restricted to some of them")
+        return self
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.forward(x)
+
+    def __matmul__(self, other: LinearOp) -> LinearOp:
+        return _product((*_factors(self), *_factors(other)))
+
+    @property
+    def H(self) -> LinearOp:
+        """The adjoint as an operator of its own."""
+        return _Adjoint(self)
+
+
+class Identity(LinearOp):
+    """Every voxel is measured as it is: the operator of denoising."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return y
+
+    def normal(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Mask(LinearOp):
+    """Zeros what was not measured; the shape stays (so it is an orthogonal projection).
+
+    keep: bool tensor of 5 axes, broadcastable to the data (B, C, T, Y, X), True where measured; or False when
+        nothing was measured at all (generation).
+
+    Raises UsageError for anything else.
+    """
+
+    def __init__(self, keep: Tensor | bool) -> None:
+        if isinstance(keep, Tensor):
+            if keep.dtype != torch.bool or keep.ndim != 5:
+                raise UsageError(f"a mask must be bool with 5 axes, got {keep.dtype} of shape {tuple(keep.shape)}")
+        elif keep is not False:
+            raise UsageError("a mask is a bool tensor, or False when nothing is measured")
+        self.keep = keep
+
+    def forward(self, x: Tensor) -> Tensor:
+        # where(), not a product: whatever stands at unmeasured places, NaN included, must not get through
+        return torch.where(self.keep, x, 0) if isinstance(self.keep, Tensor) else torch.zeros_like(x)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.forward(y)
+
+    def normal(self, x: Tensor) -> Tensor:
+        return self.forward(x)
+
+    def frames(self, chunk: slice) -> Mask:
+        return Mask(_sliced(self.keep, chunk)) if isinstance(self.keep, Tensor) else self
+
+
+class Fourier(LinearOp):
+    """Centred orthonormal 2-D discrete Fourier transform over (Y, X); DC and the image centre lie at index N // 2.
+
+    Unitary, so the adjoint is the inverse and the noise of image and k-space have the same std.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _shift(torch.fft.fft2(_unshift(x), norm="ortho"))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return _shift(torch.fft.ifft2(_unshift(y), norm="ortho"))
+
+    def normal(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Coils(LinearOp):
+    """What each coil sees: image (B, 1, T, Y, X) -> (B, C, T, Y, X).
+
+    maps: complex coil sensitivities (B or 1, C, T or 1, Y, X). With unit root-sum-of-squares the norm of this
+        operator is 1 (Pruessmann 1999, Roemer 1990).
+    """
+
+    def __init__(self, maps: Tensor) -> None:
+        if maps.ndim != 5:
+            raise UsageError(f"coil maps need the shape (B, C, 1, Y, X), got {tuple(maps.shape)}")
+        self.maps = maps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.maps * x
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return (self.maps.conj() * y).sum(1, keepdim=True)
+
+    def normal(self, x: Tensor) -> Tensor:
+        return self.maps.abs().square().sum(1, keepdim=True) * x
+
+    def frames(self, chunk: slice) -> Coils:
+        return Coils(_sliced(self.maps, chunk))
+
+
+class Resample(LinearOp):
+    """Values at other times as weighted sums of frames: (B, C, T_in, Y, X) -> (B, C, T_out, Y, X).
+
+    matrix: real (T_out, T_in) interpolation weights.
+    """
+
+    separable = False
+
+    def __init__(self, matrix: Tensor) -> None:
+        if matrix.ndim != 2 or not matrix.is_floating_point():
+            raise UsageError(f"resampling needs a real (T_out, T_in) matrix, got {tuple(matrix.shape)} {matrix.dtype}")
+        self.matrix = matrix
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _along_time(self.matrix, x)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return _along_time(self.matrix.T, y)
+
+
+def interpolation_matrix(times: Tensor, wanted: Tensor, period: float | None = None) -> Tensor:
+    """Weights of linear interpolation in time, for `Resample`: (T,) known and (W,) wanted seconds -> (W, T) float64.
+
+    times must increase strictly. With a `period` (seconds) time is a circle, and what lies after the last frame is
+    interpolated towards the first. Raises UsageError without a period for wanted times outside the known span.
+    """
+    times, wanted = times.double(), wanted.double()
+    if times.ndim != 1 or not bool((times.diff() > 0).all()):
+        raise UsageError("the known times must increase strictly")
+    if period is None:
+        if bool((wanted < times[0]).any()) or bool((wanted > times[-1]).any()):
+            raise UsageError("frames are wanted outside the known times, and the series has no period")
+        knots = times
+    else:
+        if not period > times[-1] - times[0]:
+            raise UsageError(f"the period ({period} s) must be longer than the span of the known times")
+        wanted = times[0] + (wanted - times[0]) % period
+        knots = torch.cat([times, times[:1] + period])
+    left = (torch.searchsorted(knots, wanted, right=True) - 1).clamp(0, max(len(knots) - 2, 0))
+    right = (left + 1).clamp(max=len(knots) - 1)
+    gap = (knots[right] - knots[left]).clamp(min=torch.finfo(knots.dtype).tiny)
+    weight = (wanted - knots[left]) / gap
+    matrix = torch.zeros(len(wanted), len(times), dtype=torch.float64, device=times.device)
+    rows = torch.arange(len(wanted), device=times.device)
+    matrix.index_put_((rows, left), 1 - weight, accumulate=True)
+    matrix.index_put_((rows, right % len(times)), weight, accumulate=True)
+    return matrix
+
+
+class _Adjoint(LinearOp):
+    def __init__(self, operator: LinearOp) -> None:
+        self.operator = operator
+        self.separable = operator.separable
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.operator.adjoint(x)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.operator.forward(y)
+
+    def frames(self, chunk: slice) -> LinearOp:
+        return _Adjoint(self.operator.frames(chunk))
+
+    @property
+    def H(self) -> LinearOp:
+        return self.operator
+
+
+class _Product(LinearOp):
+    """Factors applied from the last to the first."""
+
+    def __init__(self, factors: tuple[LinearOp, ...]) -> None:
+        self.factors = factors
+        self.separable = all(factor.separable for factor in factors)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for factor in reversed(self.factors):
+            x = factor(x)
+        return x
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        for factor in self.factors:
+            y = factor.adjoint(y)
+        return y
+
+    def normal(self, x: Tensor) -> Tensor:
+        first, *others = self.factors
+        for factor in reversed(others):
+            x = factor(x)
+        x = first.normal(x)
+        for factor in others:
+            x = factor.adjoint(x)
+        return x
+
+    def frames(self, chunk: slice) -> LinearOp:
+        return _product(tuple(factor.frames(chunk) for factor in self.factors))
+
+
+class _MaskedFourier(_Product):
+    """`Mask @ Fourier` with a cheaper normal operator.
+
+    F^H M F is a circular convolution. It commutes with the shifts that centre the image, and along an axis on which
+    the mask is constant (the readout of Cartesian sampling) the transform and its inverse cancel: both are left out.
+    """
+
+    def __init__(self, mask: Mask, fourier: Fourier) -> None:
+        super().__init__((mask, fourier))
+        self.mask = mask
+
+    def normal(self, x: Tensor) -> Tensor:
+        keep = self.mask.keep
+        axes = [axis for axis in (-2, -1) if isinstance(keep, Tensor) and keep.shape[axis] > 1]
+        if not isinstance(keep, Tensor) or not axes:
+            return self.mask.normal(x)
+        spectrum = torch.fft.fftn(x, dim=axes, norm="ortho")
+        spectrum = torch.where(_unshift(keep), spectrum, 0)
+        return torch.fft.ifftn(spectrum, dim=axes, norm="ortho")
+
+    def frames(self, chunk: slice) -> LinearOp:
+        return _MaskedFourier(self.mask.frames(chunk), Fourier())
+
+
+def _factors(operator: LinearOp) -> tuple[LinearOp, ...]:
+    return operator.factors if isinstance(operator, _Product) else (operator,)
+
+
+def _product(factors: tuple[LinearOp, ...]) -> LinearOp:
+    if len(factors) >= 2 and isinstance(factors[0], Mask) and isinstance(factors[1], Fourier):
+        front = _MaskedFourier(factors[0], factors[1])
+        return _Product((front, *factors[2:])) if len(factors) > 2 else front
+    return _Product(factors)
+
+
+def _shift(x: Tensor) -> Tensor:
+    return torch.fft.fftshift(x, dim=(-2, -1))
+
+
+def _unshift(x: Tensor) -> Tensor:
+    return torch.fft.ifftshift(x, dim=(-2, -1))
+
+
+def _sliced(tensor: Tensor, chunk: slice) -> Tensor:
+    """The frames in `chunk` of something that may be constant over time."""
+    return tensor if tensor.shape[_FRAME_AXIS] == 1 else tensor[:, :, chunk]
+
+
+def _along_time(matrix: Tensor, x: Tensor) -> Tensor:
+    return torch.einsum("st,bctyx->bcsyx", matrix.to(x.dtype), x)

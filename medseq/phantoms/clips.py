@@ -1,0 +1,95 @@
+"""Training clips: random windows of random scenes in random motion, with phase and changing contrast."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from medseq.phantoms.motion import TimeAxis, displacement, harmonics, pulse, warp
+from medseq.phantoms.scenes import Scene, chance, dead_leaves, smooth_field, still_scene, uniform
+
+
+def animate(
+    scene: Scene, window: tuple[int, int], time: TimeAxis, generator: torch.Generator, real: bool = False
+) -> Tensor:
+    """A complex clip (T, y, x) of a random `window` of a scene that moves, changes contrast and carries a phase.
+
+    real: a magnitude series instead, phase zero, as NIfTI and DICOM hold it. The result is complex64 all the same.
+    """
+    g, device = generator, scene.image.device
+    corner = tuple(int(uniform(g, 0, max(0, s - w) + 0.999)) for s, w in zip(scene.image.shape, window, strict=True))
+    rings = scene.rings.clone()
+    if len(rings) and chance(g, 0.6):  # look at what beats more often than chance would
+        ring = rings[int(uniform(g, 0, len(rings) - 0.001))]
+        corner = tuple(
+            int(min(max(0, s - w), max(0.0, float(c) - uniform(g, 0.25, 0.75) * w)))
+            for s, w, c in zip(scene.image.shape, window, ring[:2], strict=True)
+        )
+    rings[:, 0] -= corner[0]
+    rings[:, 1] -= corner[1]
+    frames = warp(scene.image, displacement(window, rings, time, g, device), (corner[0], corner[1]))
+    if chance(g, 0.5):  # flow, perfusion: a patch grows brighter and darker
+        blob = torch.sigmoid(4 * smooth_field(window, 3, g, device) - uniform(g, 1, 5))
+        course = pulse(time.phase, g) if chance(g, 0.5) else harmonics(time.phase, g)
+        frames = frames * (1 + uniform(g, -0.5, 0.5) * course[:, None, None].to(device) * blob)
+    if real:
+        return torch.complex(frames.abs(), torch.zeros_like(frames))
+    angle = uniform(g, 0, 2 * math.pi) + uniform(g, 0, 2.0) * smooth_field(window, int(uniform(g, 1, 4)), g, device)
+    if chance(g, 0.4):  # moving spins dephase
+        blob = torch.sigmoid(4 * smooth_field(window, 3, g, device) - 2)
+        angle = angle + uniform(g, -1, 1) * harmonics(time.phase, g)[:, None, None].to(device) * blob
+    return torch.polar(torch.ones_like(frames), angle.expand_as(frames)) * frames
+
+
+@dataclass(frozen=True)
+class ClipSource:
+    """An endless supply of training clips; batch n depends on `seed` and n alone, so a killed run resumes exactly.
+
+    stills: (N, Y, X) real magnitude frames to animate beside the dead leaves, or None. still_share: how often.
+    frames: the clip lengths, one drawn a batch. pixels: frames of `window` a batch holds, whatever their length.
+    scenes_per_batch: how fast old scenes are replaced by new ones in the pool of `pool` scenes.
+    """
+
+    seed: int = 0
+    window: int = 64
+    frames: tuple[int, ...] = (1, 8, 16, 24)
+    frames_per_batch: int = 32
+    real_share: float = 0.2
+    stills: Tensor | None = None
+    still_share: float = 0.5
+    pool: int = 48
+    batches_per_scene: int = 2
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def batch(self, number: int) -> tuple[Tensor, bool]:
+        """Clips (B, 1, T, window, window) complex64 and whether they are periodic in time."""
+        g = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+        frames = self.frames[int(uniform(g, 0, len(self.frames) - 0.001))]
+        count = max(1, self.frames_per_batch // frames)
+        time = TimeAxis.random(frames, g)
+        newest = number // self.batches_per_scene
+        clips = []
+        for _ in range(count):
+            scene = self._scene(newest + int(uniform(g, 0, self.pool - 0.001)), chance(g, self.still_share))
+            # clips of a batch share periodicity (a switch of the network), not rhythm
+            other = time if not time.periodic else TimeAxis(time.phase + uniform(g, 0, 1), True)
+            clips.append(animate(scene, (self.window, self.window), other, g, chance(g, self.real_share)))
+        return torch.stack(clips)[:, None], time.periodic
+
+    def _scene(self, number: int, still: bool) -> Scene:
+        if still and self.stills is not None:
+            g = torch.Generator().manual_seed(self.seed * 7_000_003 + number)
+            choice = int(torch.randint(len(self.stills), (), generator=g))
+            return still_scene(self.stills[choice].to(self.device), g)
+        return _leaves(self.seed * 5_000_011 + number, self.window, str(self.device))
+
+
+@lru_cache(maxsize=128)
+def _leaves(seed: int, window: int, device: str) -> Scene:
+    g = torch.Generator().manual_seed(seed)
+    size = tuple(int(uniform(g, 1.6, 3.4) * window) // 2 * 2 for _ in range(2))
+    return dead_leaves((size[0], size[1]), g, device)

@@ -1,0 +1,102 @@
+"""The sampler: one loop, where prior and measurement meet. Every task is this loop with another measurement.
+
+Half-quadratic splitting with Gaussian beliefs: the prior says where x lies and how sure that is, the measurement is
+taken into account exactly, and noise of the next level is put back (in the family of DDS, arXiv 2303.05754, and
+DDRM, arXiv 2201.11793, with EDM's noise levels).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from medseq.errors import UsageError
+from medseq.noise import unit_noise
+
+Level = float | Tensor
+Denoiser = Callable[[Tensor, Level], Tensor]
+
+
+class Conditional(Protocol):
+    """What the sampler asks of a measurement (`Measurement` is one)."""
+
+    def draw(self, clean: Tensor, spread: Level, generator: torch.Generator | None = None) -> Tensor: ...
+
+    def solve(self, clean: Tensor, spread: Level) -> Tensor: ...
+
+
+def noise_levels(steps: int, high: float, low: float, rho: float = 7.0) -> list[float]:
+    """`steps` levels from `high` down to `low`, then 0: steps + 1 values (EDM, arXiv 2206.00364, eq. 5).
+
+    Raises UsageError unless steps >= 1 and high >= low > 0.
+    """
+    if steps < 1 or not high >= low > 0:
+        raise UsageError(f"noise levels need steps >= 1 and high >= low > 0, got {steps}, {high:g}, {low:g}")
+    if steps == 1:
+        return [high, 0.0]
+    a, b = high ** (1 / rho), low ** (1 / rho)
+    return [(a + i / (steps - 1) * (b - a)) ** rho for i in range(steps)] + [0.0]
+
+
+def posterior_samples(
+    prior: Denoiser,
+    measurement: Conditional,
+    levels: Sequence[Level],
+    start: Tensor,
+    *,
+    spread: Callable[[Level], Level] | None = None,
+    eta: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Iterator[Tensor]:
+    """Sample x given the measurement; yields the clean estimate after every level, the last of which is the sample.
+
+    prior: any callable (x, sigma) -> E[x0 | x]. levels: decreasing, the last 0; each a number, or a tensor
+    (B, 1, T, 1, 1) where frames differ. start: (B, 1, T, Y, X), x at levels[0], noise included.
+    spread: std of x0 about the prior's answer, a function of sigma; default sigma itself (the Tweedie balance, which
+    gives the right posterior of a Gaussian prior in the limit of many levels). eta: 1 puts fresh noise back, 0 the
+    noise that the prior saw.
+    """
+
+    def consistent(clean: Tensor, width: Level) -> Tensor:
+        return measurement.draw(clean, width, generator)
+
+    return _descend(prior, consistent, levels, start, spread, eta, generator)
+
+
+def best_images(
+    prior: Denoiser,
+    measurement: Conditional,
+    levels: Sequence[Level],
+    start: Tensor,
+    *,
+    spread: Callable[[Level], Level],
+    eta: float = 0.85,
+    generator: torch.Generator | None = None,
+) -> Iterator[Tensor]:
+    """The same loop for the single image of least error: the mean in place of a draw, so nothing is perturbed.
+
+    spread: the RMSE of the prior at sigma, as measured. Other arguments and the result as in `posterior_samples`.
+    """
+    return _descend(prior, measurement.solve, levels, start, spread, eta, generator)
+
+
+@torch.no_grad()
+def _descend(
+    prior: Denoiser,
+    consistent: Callable[[Tensor, Level], Tensor],
+    levels: Sequence[Level],
+    x: Tensor,
+    spread: Callable[[Level], Level] | None,
+    eta: float,
+    generator: torch.Generator | None,
+) -> Iterator[Tensor]:
+    for sigma, below in pairwise(levels):
+        clean = prior(x, sigma)
+        drift = (x - clean) / sigma
+        clean = consistent(clean, sigma if spread is None else spread(sigma))
+        x = clean + below * ((1 - eta**2) ** 0.5 * drift + eta * unit_noise(x, generator))
+        yield clean

@@ -1,0 +1,107 @@
+"""The learned prior: EDM preconditioning around a network that knows nothing of physics.
+
+`prior(x, sigma)` is E[x0 | x] for x = x0 + sigma * unit noise, sigma the std of each real channel
+(Karras et al., "Elucidating the design space of diffusion-based generative models", arXiv 2206.00364).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class SpreadTable:
+    """The prior's measured RMSE (each real channel) against the noise level, interpolated in log-log.
+
+    sigma, rmse: equally long, positive, sigma increasing. Outside the table the nearest slope-one line is used,
+    below it (a denoiser errs in proportion to little noise), and the last value above it.
+    """
+
+    def __init__(self, sigma: list[float], rmse: list[float]) -> None:
+        self.sigma, self.rmse = list(map(float, sigma)), list(map(float, rmse))
+        if len(self.sigma) != len(self.rmse) or min(self.sigma + self.rmse) <= 0 or np.diff(self.sigma).min() <= 0:
+            raise ValueError("a spread table needs as many positive errors as increasing noise levels")
+
+    def __call__(self, sigma: float) -> float:
+        if sigma <= 0:
+            return 0.0
+        if sigma < self.sigma[0]:
+            return self.rmse[0] * sigma / self.sigma[0]
+        return float(np.exp(np.interp(np.log(sigma), np.log(self.sigma), np.log(self.rmse))))
+
+
+class Prior(nn.Module):
+    """A network with EDM preconditioning.
+
+    net: callable (real x (B, 2, T, Y, X), noise (B, T), periodic) -> (B, 2, T, Y, X).
+    sigma_data: std of each real channel of the training clips (scaled by `series_scale`).
+    spread: measured RMSE at each noise level, or None for an untrained prior.
+    periodic: whether the last frame is followed by the first; set it for the series at hand.
+    autocast: dtype the network computes in (torch.bfloat16), or None for float32. Everything else is float32.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        sigma_data: float,
+        spread: SpreadTable | None = None,
+        periodic: bool = False,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.net, self.sigma_data, self.spread = net, float(sigma_data), spread
+        self.periodic, self.autocast = periodic, autocast
+
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """E[x0 | x]. x: (B, 1, T, Y, X) complex64. sigma: a number, or a tensor that broadcasts to (B, 1, T, 1, 1):
+        a level for each slice or frame. Returns the shape and dtype of x."""
+        level = torch.as_tensor(sigma, dtype=torch.float32, device=x.device)
+        level = level.reshape((1,) * (5 - level.ndim) + tuple(level.shape)).expand(x.shape[0], 1, x.shape[2], 1, 1)
+        total = (level.square() + self.sigma_data**2).sqrt()
+        real = torch.view_as_real(x[:, 0]).movedim(-1, 1)
+        noise = level[:, 0, :, 0, 0].log() / 4
+        with torch.autocast(x.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            out = self.net(real / total, noise, self.periodic)
+        clean = real * (self.sigma_data / total) ** 2 + out.float() * (level * self.sigma_data / total)
+        return torch.view_as_complex(clean.movedim(1, -1).contiguous())[:, None]
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        """The loss weight that makes every noise level count alike (EDM, table 1): 1 / c_out^2."""
+        return (sigma.square() + self.sigma_data**2) / (sigma * self.sigma_data).square()
+
+
+class Windowed:
+    """A prior that sees a long series in overlapping windows of `frames` frames, blended with triangular weights.
+
+    The windows see the same noisy x, so the noise of a frame does not depend on them; they are blended before
+    data consistency. Between them one pass has no seam: weights fall to almost nothing at a window's ends.
+    """
+
+    def __init__(self, prior: Callable[[Tensor, float | Tensor], Tensor], frames: int, overlap: int) -> None:
+        if not 0 <= overlap < frames:
+            raise ValueError(f"windows of {frames} frames cannot overlap by {overlap}")
+        self.prior, self.frames, self.overlap = prior, frames, overlap
+
+    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """As `Prior.forward`."""
+        total = x.shape[2]
+        if total <= self.frames:
+            return self.prior(x, sigma)
+        ramp = torch.arange(1, self.frames + 1, device=x.device, dtype=torch.float32)
+        weight = torch.minimum(ramp, ramp.flip(0)).clamp(max=self.overlap + 1)[:, None, None]
+        out, mass = torch.zeros_like(x), torch.zeros(total, 1, 1, device=x.device)
+        for start in self._starts(total):
+            window = slice(start, start + self.frames)
+            level = sigma[:, :, window] if isinstance(sigma, Tensor) and sigma.ndim == 5 and sigma.shape[2] > 1 else sigma
+            out[:, :, window] += weight * self.prior(x[:, :, window], level)
+            mass[window] += weight
+        return out / mass
+
+    def _starts(self, total: int) -> list[int]:
+        """Evenly spread starts, so that the last window ends on the last frame and none overlaps less than asked."""
+        step = self.frames - self.overlap
+        count = -(-(total - self.frames) // step) + 1
+        return [round(i * (total - self.frames) / (count - 1)) for i in range(count)]

@@ -1,0 +1,188 @@
+"""What a command leaves behind: outputs that appear only when complete, and the `run.json` that explains them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from medseq import __version__
+from medseq.errors import InputError, MedseqError, MedseqWarning, ResourceError, UsageError
+
+# Their versions can change the last digits of a result.
+_PACKAGES = ("torch", "numpy", "nibabel", "h5py", "ismrmrd")
+_ENDINGS = (".nii.gz", ".nii", ".h5")
+
+
+def stem(path: Path) -> str:
+    """The file name without its ending, `.nii.gz` counting as one: `out/x.nii.gz` -> `x`."""
+    ending = next((ending for ending in _ENDINGS if path.name.endswith(ending)), path.suffix)
+    return path.name.removesuffix(ending)
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file, or of a folder's files and their names in sorted order.
+
+    Raises InputError when something is missing or unreadable.
+    """
+    try:
+        if path.is_dir():
+            digest = hashlib.sha256()
+            for file in sorted(file for file in path.rglob("*") if file.is_file()):
+                digest.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n".encode())
+            return digest.hexdigest()
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; check the name") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+
+
+@contextmanager
+def collected_warnings(show: Callable[[str], None]) -> Iterator[list[str]]:
+    """Gather each different MedseqWarning of the block once, in order, and `show` it as it comes."""
+    messages: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", MedseqWarning)
+        show_other = warnings.showwarning
+
+        def hear(message, category, filename, lineno, file=None, line=None):
+            if not issubclass(category, MedseqWarning):
+                show_other(message, category, filename, lineno, file, line)
+            elif (text := " ".join(str(message).split())) not in messages:
+                messages.append(text)
+                show(text)
+
+        warnings.showwarning = hear
+        yield messages
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """A hidden folder inside `folder`; what is put there moves into `folder` once the block has ended well.
+
+    Missing parents are made. When the block fails or is interrupted nothing stays behind, not even those parents, and
+    older files of the same names are untouched. Raises UsageError when `folder` or a parent is a file or an output's
+    name is taken by a folder, ResourceError when `folder` cannot be written.
+    """
+    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    scratch = None
+    try:
+        scratch = _scratch(folder)
+        yield scratch
+        outputs = sorted(scratch.iterdir())
+        for path in outputs:
+            if (folder / path.name).is_dir():
+                raise UsageError(f"{folder / path.name}: is a folder; choose another name for the output")
+        for path in outputs:
+            os.replace(path, folder / path.name)
+        made = []
+    except MedseqError as error:
+        # The user asked for `folder` and knows nothing of a hidden one in it.
+        raise type(error)(str(error).replace(str(scratch), str(folder))) from error
+    finally:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+        for parent in made:
+            with suppress(OSError):
+                parent.rmdir()
+
+
+def _scratch(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=".medseq-", dir=folder))
+    except (FileExistsError, NotADirectoryError):
+        raise UsageError(f"{folder}: is, or lies in, a file; choose another folder for the output") from None
+    except PermissionError:
+        raise ResourceError(
+            f"{folder}: cannot be written; choose a folder that can, or change its permissions"
+        ) from None
+
+
+@dataclass
+class RunRecord:
+    """Everything `run.json` says about one command: enough to repeat it, nothing about who ran it or where.
+
+    Files are named without their folders, which often hold a user's name, and hashed instead.
+    """
+
+    command: str
+    options: Mapping[str, Any]
+    warnings: list[str] = field(default_factory=list)
+    result: Mapping[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    _inputs: list[Path] = field(default_factory=list)
+    _hashes: list[str] = field(default_factory=list)
+    _started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    _start: float = field(default_factory=time.perf_counter)
+
+    def add_input(self, path: Path) -> None:
+        """Hash an input file or folder before it is used. Raises InputError when it is missing or unreadable."""
+        self._hashes.append(sha256(path))
+        self._inputs.append(path)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the command began."""
+        return round(time.perf_counter() - self._start, 3)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the seconds that the block takes to `stage`."""
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - start, 3)
+
+    def save(self, path: Path) -> None:
+        """Write everything known so far as JSON."""
+        path.write_text(json.dumps(self._content(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "medseq": __version__,
+            "command": self.command,
+            "options": _plain(self.options),
+            "inputs": [
+                {"name": path.name, "sha256": digest} for path, digest in zip(self._inputs, self._hashes, strict=True)
+            ],
+            "result": _plain(self.result),
+            "warnings": [self._without_folders(text) for text in self.warnings],
+            "started": self._started.isoformat(timespec="seconds"),
+            "seconds": {**self.seconds, "total": self.elapsed},
+            "software": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
+        }
+
+    def _without_folders(self, text: str) -> str:
+        for path in self._inputs:
+            text = text.replace(str(path.resolve()), path.name).replace(str(path), path.name)
+        return text
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold; numbers that are not finite become null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, Path):
+        return value.name
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

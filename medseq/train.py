@@ -1,0 +1,202 @@
+"""Training of the prior: loss, noise distribution, moving average, and a loop that is a generator.
+
+Every batch and every noise depends on (seed, step, rank) alone, so a run that was killed and resumed from its
+checkpoint gives the very weights of one that was not. Needs torch and numpy only, so it runs on a bare GPU machine.
+Single process, or several under `torchrun` (gradients averaged).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from medseq.errors import InputError
+from medseq.network import VideoUNet
+from medseq.noise import unit_noise
+from medseq.phantoms.clips import ClipSource
+from medseq.prior import Prior, SpreadTable
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that makes a prior, apart from the still frames. A YAML preset holds the same names (`config.py`).
+
+    learning_rate falls linearly to 0 over the last `cooldown` share of `steps`. sigma_data: std of each real channel
+    of the clips. log_sigma: mean and std of ln sigma for 80 % of the clips; the others are log-uniform in
+    `sigma_range`. mixed_share: clips whose frames carry two noise levels (known and missing frames).
+    """
+
+    width: tuple[int, ...] = (48, 96, 160)
+    blocks: int = 2
+    sigma_data: float = 0.3
+    steps: int = 10_000
+    learning_rate: float = 6e-4
+    cooldown: float = 0.5
+    ema: float = 0.999
+    log_sigma: tuple[float, float] = (-1.8, 1.3)
+    sigma_range: tuple[float, float] = (0.002, 20.0)
+    mixed_share: float = 0.2
+    seed: int = 0
+    window: int = 64
+    frames: tuple[int, ...] = (1, 12, 12, 24)
+    frames_per_batch: int = 48
+    real_share: float = 0.2
+    still_share: float = 0.5
+    bfloat16: bool = True
+    compile: bool = False
+    checkpoint_every: int = 250
+
+    def source(self, stills: Tensor | None, device: torch.device, *, held_out: bool = False) -> ClipSource:
+        """The clips of this recipe; `held_out` ones come from another seed and, where there are, other stills."""
+        if stills is not None:
+            every = torch.arange(len(stills)) % 20 == 0
+            stills = stills[every if held_out else ~every]
+        return ClipSource(
+            seed=self.seed + 77 if held_out else self.seed,
+            window=self.window,
+            frames=(max(self.frames),) if held_out else self.frames,
+            frames_per_batch=self.frames_per_batch,
+            real_share=self.real_share,
+            stills=stills,
+            still_share=self.still_share,
+            device=device,
+        )
+
+
+@dataclass
+class Training:
+    """The state of a run: what a checkpoint holds. `step` counts finished steps."""
+
+    prior: Prior
+    average: Prior
+    optimizer: torch.optim.AdamW
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+
+
+def draw_sigma(recipe: Recipe, clips: int, frames: int, generator: torch.Generator) -> Tensor:
+    """Noise levels (clips, 1, frames, 1, 1), on the CPU; equal over a clip's frames but for the mixed share."""
+    mean, std = recipe.log_sigma
+    low, high = map(math.log, recipe.sigma_range)
+    normal = mean + std * torch.randn(clips, 2, generator=generator)
+    spread = low + (high - low) * torch.rand(clips, 2, generator=generator)
+    levels = torch.where(torch.rand(clips, 2, generator=generator) < 0.8, normal, spread).clamp(low, high).exp()
+    mixed = torch.rand(clips, 1, generator=generator) < recipe.mixed_share
+    share = torch.rand(clips, 1, generator=generator)
+    second = mixed & (torch.rand(clips, frames, generator=generator) < share)
+    return torch.where(second, levels[:, 1:], levels[:, :1])[:, None, :, None, None]
+
+
+def loss(prior: Prior, clean: Tensor, sigma: Tensor, generator: torch.Generator) -> Tensor:
+    """EDM's weighted denoising error (Karras 2022, eq. 108): 1 for a denoiser that always answers 0 or y."""
+    noisy = clean + sigma * unit_noise(clean, generator)
+    error = torch.view_as_real(prior(noisy, sigma) - clean).square().mean(-1)
+    return (prior.weight(sigma) * error).mean()
+
+
+def start(recipe: Recipe, device: torch.device) -> Training:
+    """A fresh run: weights drawn from the recipe's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        net = VideoUNet(recipe.width, recipe.blocks)
+    net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    prior = Prior(net, recipe.sigma_data, autocast=torch.bfloat16 if recipe.bfloat16 else None)
+    average = copy.deepcopy(prior).requires_grad_(False)
+    optimizer = torch.optim.AdamW(prior.parameters(), lr=recipe.learning_rate, weight_decay=0.01, betas=(0.9, 0.99))
+    return Training(prior, average, optimizer)
+
+
+def rate(recipe: Recipe, step: int) -> float:
+    """Learning rate of a step: 200 steps of warm-up, constant, then linearly to zero."""
+    cooling = (recipe.steps - step) / max(1.0, recipe.cooldown * recipe.steps)
+    return recipe.learning_rate * min(1.0, (step + 1) / 200, max(0.0, cooling))
+
+
+def training(recipe: Recipe, state: Training, source: ClipSource) -> Iterator[Training]:
+    """Train on, yielding the same `state` after every step; the caller saves, prints and stops as it likes."""
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    net = state.prior.net
+    # a compiled module shares its parameters with `net`, which checkpoints see under their plain names
+    run = copy.copy(state.prior)
+    run._modules = dict(state.prior._modules)
+    if recipe.compile:
+        run.net = torch.compile(net, dynamic=False)  # type: ignore[assignment]
+    while state.step < recipe.steps:
+        number = state.step * world + rank
+        clean, run.periodic = source.batch(number)
+        g = torch.Generator().manual_seed((recipe.seed + 1) * 9_000_011 + number)
+        sigma = draw_sigma(recipe, clean.shape[0], clean.shape[2], g).to(clean.device)
+        value = loss(run, clean, sigma, g)
+        state.optimizer.zero_grad()
+        value.backward()
+        for p in net.parameters():
+            if world > 1 and p.grad is not None:
+                dist.all_reduce(p.grad)
+                p.grad /= world
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate(recipe, state.step)
+        state.optimizer.step()
+        state.step += 1
+        _follow(state.average.net, net, min(recipe.ema, (1 + state.step) / (10 + state.step)))
+        if not math.isfinite(last := value.item()):
+            raise InputError(f"training diverged at step {state.step}: lower learning_rate and resume")
+        state.losses.append(last)
+        yield state
+
+
+@torch.no_grad()
+def _follow(average: torch.nn.Module, net: torch.nn.Module, decay: float) -> None:
+    for a, p in zip(average.parameters(), net.parameters(), strict=True):
+        a.lerp_(p, 1 - decay)
+
+
+@torch.no_grad()
+def measure_spread(prior: Prior, source: ClipSource, batches: int = 12, levels: int = 25) -> SpreadTable:
+    """The RMSE (each real channel) of `prior` at noise levels .002 to 20 over clips that it was not trained on."""
+    sigmas = torch.logspace(math.log10(0.002), math.log10(20.0), levels).tolist()
+    errors = torch.zeros(levels)
+    for number in range(batches):
+        clean, prior.periodic = source.batch(number)
+        for i, sigma in enumerate(sigmas):
+            g = torch.Generator().manual_seed(number * levels + i)
+            clean_hat = prior(clean + sigma * unit_noise(clean, g), sigma)
+            errors[i] += torch.view_as_real(clean_hat - clean).square().mean().cpu() / batches
+    return SpreadTable(sigmas, errors.sqrt().tolist())
+
+
+def save_checkpoint(state: Training, path: Path) -> None:
+    """Everything `load_checkpoint` needs, as plain tensors (no pickled code), replaced only when complete."""
+    tensors = {"step": torch.tensor(state.step), "losses": torch.tensor(state.losses, dtype=torch.float64)}
+    for name, prior in (("prior", state.prior), ("average", state.average)):
+        tensors |= {f"{name}.{key}": value for key, value in prior.net.state_dict().items()}
+    for index, slots in state.optimizer.state_dict()["state"].items():
+        tensors |= {f"adam.{index}.{slot}": value for slot, value in slots.items()}
+    partial = path.with_suffix(".partial")
+    torch.save(tensors, partial)
+    partial.replace(path)
+
+
+def load_checkpoint(state: Training, path: Path) -> None:
+    """Continue where `save_checkpoint` stood. Raises InputError when the file does not fit the recipe."""
+    try:
+        tensors: dict[str, Tensor] = torch.load(path, weights_only=True, map_location="cpu")
+        for name, prior in (("prior", state.prior), ("average", state.average)):
+            head = name + "."
+            prior.net.load_state_dict({k[len(head) :]: v for k, v in tensors.items() if k.startswith(head)})
+        slots: dict[int, dict[str, Tensor]] = {}
+        for key in (k for k in tensors if k.startswith("adam.")):
+            _, index, slot = key.split(".")
+            slots.setdefault(int(index), {})[slot] = tensors[key]
+        state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": slots})
+        state.step, state.losses = int(tensors["step"]), tensors["losses"].tolist()
+    except Exception as error:  # torch raises half a dozen kinds for a damaged file
+        first = str(error).splitlines()[0][:200]
+        raise InputError(f"{path}: not a checkpoint of this recipe ({first}); delete it to start anew") from error

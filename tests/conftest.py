@@ -1,0 +1,24 @@
+"""What every test may ask for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+# Random tests that are the same on every machine and never fail for being slow on a busy one.
+hypothesis.settings.register_profile("medseq", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("medseq")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real series that MEDSEQ_DATA names; tests that need it are skipped where there is none."""
+    folder = os.environ.get("MEDSEQ_DATA")
+    if not folder:
+        pytest.skip("MEDSEQ_DATA is not set: no real data here")
+    if not Path(folder).is_dir():
+        pytest.skip(f"MEDSEQ_DATA names {folder}, which is not there")
+    return Path(folder)
