@@ -5,16 +5,14 @@ Libraries are imported inside the commands, so that `--help` and a mistyped opti
 
 from __future__ import annotations
 
-import errno
 import json as json_format
 import os
 import re
-import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
 
@@ -22,21 +20,17 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 
 from medseq import __version__, terminal
-from medseq.errors import InputError, MedseqError, ResourceError, UsageError
+from medseq.errors import InputError, UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from medseq.clip import Clip, KSpace
+    from medseq.provenance import RunRecord
     from medseq.restore import Restored
 
 SeriesType = TypeVar("SeriesType", "Clip", "KSpace")
 Progress = Callable[[int, int], None]
-
-_NIFTI = (".nii.gz", ".nii")
-_OUT_OF_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG, errno.EROFS}
-
-
-class _Terminated(BaseException):
-    """SIGTERM, raised like KeyboardInterrupt so that no half-written output survives it."""
 
 
 def _valid_device(_: type, device: str) -> None:
@@ -76,10 +70,12 @@ app = App(
     help_format="plaintext",
     result_action="return_value",
     suppress_keyboard_interrupt=False,
+    default_parameter=Parameter(negative=""),
     help_epilogue="""\
 --debug, anywhere, shows the traceback of an error.
 
-Exit codes: 0 done, 1 internal error, 2 usage, 4 bad input or model, 5 device, memory or disk, 130/143 interrupted.""",
+Exit codes: 0 done, 1 internal error, 2 usage, 3 some files of several failed, 4 bad input or model,
+5 device, memory or disk, 130/143 interrupted.""",
 )
 
 
@@ -94,15 +90,14 @@ def demo(
     device: Annotated[str, Parameter(validator=_valid_device, help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Restore the sample series: k-space to images, noise removed, frames filled in; with pictures and a table."""
-    from medseq.demo import run_demo
+    from medseq.demo import print_scores, run_demo
     from medseq.provenance import RunRecord, collected_warnings, staged
 
     record = RunRecord("demo", {"device": device})
     with staged(output) as folder, collected_warnings(terminal.warn) as record.warnings:
-        with terminal.progress("demo") as progress:
-            scores = run_demo(folder, record, device=device, progress=progress)
+        scores = run_demo(folder, record, device=device)
         record.save(folder / "run.json")
-    terminal.print_scores(scores)
+    print_scores(scores)
     print(f"{output}: images (NIfTI), pictures (PNG, WebP) and run.json; {record.elapsed:.0f} s")
 
 
@@ -111,7 +106,7 @@ def info(
     path: Annotated[Path, Parameter(help="NIfTI or ISMRMRD file, or a folder of them.")],
     /,
     *,
-    json: Annotated[bool, Parameter(help="Machine-readable.", negative="")] = False,
+    json: Annotated[bool, Parameter(help="Machine-readable.")] = False,
 ) -> int:
     """Say what a file or folder holds: kind, frames, geometry, timing, problems."""
     from medseq.survey import survey
@@ -137,7 +132,10 @@ def reconstruct(
     /,
     *,
     output: Output,
-    steps: Steps = 6,
+    keep_phase: Annotated[
+        bool, Parameter(name="--complex", help="Write complex values, which few viewers open.")
+    ] = False,
+    steps: Steps = 8,
     options: Options = Options(),  # noqa: B008 (frozen)
 ) -> None:
     """Reconstruct an image series from undersampled k-space."""
@@ -145,9 +143,12 @@ def reconstruct(
     from medseq.io import load_kspace
 
     def work(kspace: KSpace, progress: Progress) -> Restored:
-        return restore.reconstruct(kspace, steps=steps, progress=progress, **asdict(options))
+        restored = restore.reconstruct(kspace, steps=steps, progress=progress, **asdict(options))
+        clip = restored.clip
+        return restored if keep_phase else replace(restored, clip=clip.with_data(clip.data.abs()))
 
-    _restore("reconstruct", raw, output, {"steps": steps, **asdict(options)}, load_kspace, work)
+    settings = {"complex": keep_phase, "steps": steps, **asdict(options)}
+    _restore("reconstruct", raw, output, settings, load_kspace, work)
 
 
 @app.command(
@@ -186,7 +187,7 @@ def interpolate(
         int | None, Parameter(validator=Number(gte=2), help="Frames for every frame [default: 2].")
     ] = None,
     times: Annotated[Path | None, Parameter(help="Text file of the wanted times in seconds.")] = None,
-    steps: Steps = 6,
+    steps: Steps = 4,
     options: Options = Options(),  # noqa: B008 (frozen)
 ) -> None:
     """Fill in frames between those of an image series."""
@@ -204,9 +205,11 @@ def interpolate(
     _restore("interpolate", series, output, settings, load_clip, work)
 
 
-def _read_times(path: Path) -> list[float]:
+def _read_times(path: Path) -> np.ndarray:
+    import numpy as np
+
     try:
-        return [float(word) for word in path.read_text(encoding="utf-8").replace(",", " ").split()]
+        return np.array([float(word) for word in path.read_text(encoding="utf-8").replace(",", " ").split()])
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the name") from None
     except (OSError, ValueError) as error:
@@ -224,15 +227,18 @@ def _restore(
     work: Callable[[SeriesType, Progress], Restored],
 ) -> None:
     """Read, restore and write one series with its `run.json`, all of it or nothing."""
-    from medseq.io import save_clip
+    from medseq.io import NIFTI_ENDINGS, save_clip
+    from medseq.io.weights import weights_path
     from medseq.provenance import RunRecord, collected_warnings, staged, stem
 
-    _check_output(output, _NIFTI, source)
-    record = RunRecord(command, settings)
+    _check_output(output, NIFTI_ENDINGS, source)
+    prior = settings["prior"]
+    record = RunRecord(command, {**settings, "prior": prior and Path(prior).name})
     with staged(output.parent) as folder, collected_warnings(terminal.warn) as record.warnings:
         with record.timed("read"):
             record.add_input(source)
             series = load(source)
+            record.add_model(weights_path(prior))
         with record.timed("restore"), terminal.progress(command) as progress:
             restored = work(series, progress)
         record.result = restored.info
@@ -246,51 +252,120 @@ def _restore(
     print(f"{output}: {frames} frames of {width} x {height}, {slices} slices; {record.elapsed:.1f} s")
 
 
+@app.command(
+    help_epilogue=_examples(
+        "simulate cine -o cine.nii.gz",
+        "simulate cine -o raw.h5 --truth truth.nii.gz",
+        "simulate cine --from cine.nii.gz -o raw.h5 --acceleration 4",
+        "simulate bold -o bold.nii.gz --truth active.nii.gz",
+    )
+)
+def simulate(
+    kind: Annotated[Literal["cine", "bold"], Parameter(help="A beating heart, or fMRI with known activation.")],
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=("--output", "-o"), help="NIfTI for images, .h5 for multi-coil k-space.")],
+    source: Annotated[Path | None, Parameter(name="--from", help="Measure this NIfTI series, not a phantom.")] = None,
+    truth: Annotated[Path | None, Parameter(help="NIfTI file for what is known: images, or BOLD activation.")] = None,
+    frames: Annotated[Count | None, Parameter(help="Frames of the phantom.")] = None,
+    size: Annotated[tuple[Count, Count] | None, Parameter(help="Voxels of the phantom along Y and X.")] = None,
+    slices: Annotated[Count | None, Parameter(help="Slices of the phantom.")] = None,
+    coils: Annotated[Count | None, Parameter(help="Coils of the k-space.")] = None,
+    acceleration: Annotated[Positive | None, Parameter(help="All lines of k-space over those measured.")] = None,
+    noise: Annotated[Positive | None, Parameter(help="Noise std of k-space, relative to the signal.")] = None,
+    seed: Annotated[int, Parameter(validator=Number(gte=0), help="The same seed gives the same phantom.")] = 0,
+) -> None:
+    """Make a series with known truth: images, or the undersampled k-space that a scanner would measure of them."""
+    from medseq.io import NIFTI_ENDINGS, RAW_ENDINGS, save_clip, save_kspace
+    from medseq.provenance import RunRecord, collected_warnings, staged, stem
+    from medseq.simulate import acquire
+
+    _check_output(output, (*NIFTI_ENDINGS, *RAW_ENDINGS), source)
+    if truth is not None:
+        _check_output(truth, NIFTI_ENDINGS, source)
+        if truth.absolute() == output.absolute():
+            raise UsageError(f"{truth}: is the output too; choose another name for the truth")
+    raw = output.name.lower().endswith(RAW_ENDINGS)
+    phantom = {"frames": frames, "size": size, "slices": slices}
+    scan = {"coils": coils, "acceleration": acceleration, "noise": noise}
+    record = RunRecord("simulate", {"kind": kind, "from": source, "seed": seed, **phantom, **scan})
+    if not raw and (source or any(scan.values())):
+        raise UsageError(f"{output}: --from, --coils, --acceleration and --noise make k-space; end the output in .h5")
+    if source and any(phantom.values()):
+        raise UsageError("--from excludes --frames, --size and --slices, which shape a phantom")
+    with ExitStack() as stack:
+        record.warnings = stack.enter_context(collected_warnings(terminal.warn))
+        folder = stack.enter_context(staged(output.parent))
+        clip, known = _scene(kind, source, record, {**_given(phantom), "seed": seed})
+        if raw:
+            kspace = acquire(clip, seed=seed, **_given(scan))
+            record.result = {"coils": kspace.coils, "noise": kspace.noise}
+            save_kspace(kspace, folder / output.name)
+        else:
+            save_clip(clip.with_data(clip.data.abs()), folder / output.name)
+        if truth is not None:
+            beside = folder if truth.parent == output.parent else stack.enter_context(staged(truth.parent))
+            save_clip(known.with_data(known.data.abs()), beside / truth.name)
+        record.save(folder / f"{stem(output)}.run.json")
+    print(f"{output}: {clip.frames} frames of {clip.data.shape[-1]} x {clip.data.shape[-2]}")
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given; the library's own defaults stand for the others."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _scene(kind: str, source: Path | None, record: RunRecord, phantom: Mapping[str, Any]) -> tuple[Clip, Clip]:
+    """The series to measure and what is known of it: itself, or where a BOLD series is active."""
+    import numpy as np
+
+    from medseq.io import load_clip
+    from medseq.simulate import simulate_bold, simulate_cine
+
+    if source is None and kind == "bold":
+        return simulate_bold(**phantom)
+    if source is None:
+        clip = simulate_cine(**phantom)
+        return clip, clip
+    record.add_input(source)
+    clip = load_clip(source)
+    if kind == "cine" and clip.period is None and clip.frames > 1:
+        # NIfTI has no field for it, and the frames of a cine are one whole cycle.
+        clip = replace(clip, period=float(np.ptp(np.asarray(clip.times)) * clip.frames / (clip.frames - 1)))
+    return clip, clip
+
+
+@app.command(help_epilogue=_examples("train config.yaml -o run", "train config.yaml -o run --restart"))
+def train(
+    config: Annotated[Path, Parameter(help="YAML file; configs/ holds presets.")],
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=("--output", "-o"), help="Folder for checkpoints and weights.")],
+    restart: Annotated[bool, Parameter(help="Begin anew though the folder holds an unfinished run.")] = False,
+) -> None:
+    """Train a prior; the same command goes on where a killed run stood, to the same result."""
+    from medseq.config import load_config
+    from medseq.provenance import RunRecord, collected_warnings, staged
+    from medseq.train import train as steps_of
+
+    record = RunRecord("train", {"restart": restart})
+    with collected_warnings(terminal.warn) as record.warnings:
+        record.add_input(config)
+        settings = load_config(config)
+        with record.timed("train"), terminal.progress("train") as progress:
+            for state in steps_of(settings, output, resume=not restart):
+                progress(state.step, settings.steps)
+        with staged(output) as folder:
+            record.save(folder / "run.json")
+    print(f"{output}: trained for {settings.steps} steps")
+
+
 def _check_output(output: Path, endings: Sequence[str], source: Path | None = None) -> None:
     """Refuse an impossible output before minutes are spent on it."""
-    if not output.name.endswith(tuple(endings)):
+    if not output.name.lower().endswith(tuple(endings)):
         raise UsageError(f"{output}: the output must end in {' or '.join(endings)}")
     if source is not None and source.exists() and output.exists() and source.samefile(output):
         raise UsageError(f"{output}: is the input; choose another name for the output")
-
-
-def _exit_code(error: BaseException) -> int:
-    if isinstance(error, MedseqError):
-        return error.exit_code
-    torch = sys.modules.get("torch")
-    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
-        return ResourceError.exit_code
-    if isinstance(error, OSError) and error.errno in _OUT_OF_ROOM:
-        return ResourceError.exit_code
-    # torch says so of the memory of the CPU
-    if isinstance(error, RuntimeError) and "not enough memory" in str(error):
-        return ResourceError.exit_code
-    return 1
-
-
-def _explained(error: BaseException) -> str:
-    code = _exit_code(error)
-    if isinstance(error, MedseqError):
-        return f"error: {error}"
-    if code == ResourceError.exit_code:
-        return f"error: out of memory or disk ({error or type(error).__name__}); free some, or give a smaller series"
-    return f"internal error: {type(error).__name__}: {error}; run again with --debug and report what it prints"
-
-
-@contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    def terminate(number: int, frame: object) -> NoReturn:
-        raise _Terminated
-
-    try:
-        before = signal.signal(signal.SIGTERM, terminate)
-    except ValueError:  # not the main thread, which alone hears signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -299,22 +374,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
-        with _sigterm_raises():
+        with terminal.sigterm_raises():
             return int(app(words, exit_on_error=False, print_error=False) or 0)
     except CycloptsError as error:
         terminal.say(f"error: {error} See medseq {' '.join(error.command_chain or ())} --help")
         return UsageError.exit_code
-    except (KeyboardInterrupt, _Terminated) as stop:
-        terminal.say("interrupted; nothing was written")
-        return 143 if isinstance(stop, _Terminated) else 130
+    except (KeyboardInterrupt, terminal.Terminated) as stop:
+        terminal.say("interrupted")
+        return 143 if isinstance(stop, terminal.Terminated) else 130
     except BrokenPipeError:  # whoever read our output has enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         if debug:
             traceback.print_exc()
-        terminal.say(_explained(error))
-        return _exit_code(error)
+        terminal.say(terminal.explained(error))
+        return terminal.exit_code(error)
 
 
 def entry() -> NoReturn:

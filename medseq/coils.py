@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import torch
@@ -14,9 +13,8 @@ from medseq.operators import Fourier
 
 # Fewer fully sampled lines than this hold no sensitivity map.
 _FEWEST_LINES = 4
-# Calibration region and kernel of Uecker 2014 and of its implementations in BART and SigPy.
+# Width of the calibration region: Uecker 2014, and the default of BART and SigPy.
 _CALIBRATION = 24
-_KERNEL = 6
 
 
 def average_frames(kspace: KSpace) -> tuple[Tensor, Tensor]:
@@ -24,41 +22,161 @@ def average_frames(kspace: KSpace) -> tuple[Tensor, Tensor]:
 
     Each place of k-space is averaged over the frames that measured it.
     """
-    keep = kspace.keep.expand(*kspace.keep.shape[:2], kspace.frames, *kspace.keep.shape[3:])
+    before, after = kspace.keep.shape[:2], kspace.keep.shape[3:]
+    keep = kspace.keep.expand(*before, kspace.frames, *after)
     count = keep.sum(2, keepdim=True)
     total = torch.where(keep, kspace.data, 0).sum(2, keepdim=True)
     return total / count.clamp(min=1), count > 0
 
 
 def full_centre(measured: Tensor, shape: tuple[int, int]) -> tuple[int, int]:
-    """Size (lines, samples) of the largest rectangle around DC, at index N // 2, in which all was measured.
+    """Size (lines, samples) of the fully measured rectangle around DC that calibrates best.
 
-    measured: bool (B or 1, C or 1, 1, Y or 1, X or 1), as of `average_frames`; shape: (Y, X) of the k-space. Of a batch or
-    several coils, what all of them measured. The rectangle reaches as far below DC as above it, or one further.
+    measured: bool (B or 1, C or 1, 1, Y or 1, X or 1), as from `average_frames`; shape: (Y, X). Of several slices or coils, what
+    all of them measured. A side of n reaches from N // 2 - n // 2 on. The rectangle is the one of largest area, sides
+    counting up to 24, then the largest. (0, 0) when DC itself is missing.
     """
-    grid = measured.flatten(0, 2).all(0).expand(shape).cpu()
-    # A rectangle is full when its part in every one of its lines is: reach[y] samples to both sides of DC.
-    lines = _from_centre(grid.flip(0) if False else grid)
-    return lines
+    grid = measured.flatten(0, 2).all(0).expand(shape)
+    # Sorted by distance from DC, a centred rectangle is full when everything before its corner is.
+    full = grid[_outwards(shape[0])][:, _outwards(shape[1])].long().cumprod(0).cumprod(1)
+    lines = torch.arange(1, shape[0] + 1, device=full.device)[:, None]
+    samples = torch.arange(1, shape[1] + 1, device=full.device)
+    useful = lines.clamp(max=_CALIBRATION) * samples.clamp(max=_CALIBRATION)
+    best = int((full * (useful * grid.numel() + lines * samples)).argmax())
+    if not bool(full[0, 0]):
+        return 0, 0
+    return best // shape[1] + 1, best % shape[1] + 1
+
+
+def espirit(
+    calibration: Tensor, shape: tuple[int, int], *, kernel: int = 6, threshold: float = 0.02
+) -> tuple[Tensor, Tensor]:
+    """Sensitivity maps (C, Y, X) of unit root-sum-of-squares and their eigenvalue (Y, X), by ESPIRiT (Uecker 2014).
+
+    calibration: (C, Ly, Lx) complex, the fully sampled centre of k-space; shape: (Y, X) of the image; kernel: width of
+    the k-space patches, less where the region is narrow; threshold: singular values of the calibration matrix below this
+    part of the largest are taken as noise (sec. "Subspace bases").
+
+    The eigenvalue is about 1 where the data support the map. Elsewhere (no signal) the best eigenvector there is is
+    returned rather than zero, so that no part of the image is cut away. The phase, which ESPIRiT leaves open, is that
+    relative to the strongest virtual coil, the principal component of the calibration data.
+
+    Raises InputError when the calibration is zero or not finite, UsageError when it is larger than the image.
+    """
+    coils, *region = calibration.shape
+    if region[0] > shape[0] or region[1] > shape[1]:
+        raise UsageError(f"the calibration region {tuple(region)} is larger than the image {shape}")
+    if not bool(torch.isfinite(calibration.abs()).all()) or not bool(calibration.any()):
+        raise InputError("the calibration region of k-space is zero or not finite")
+    width = [min(kernel, (size + 1) // 2) for size in region]
+    kernels = _signal_kernels(calibration, width, threshold)
+    eigenvalues, vectors = torch.linalg.eigh(_image_covariance(kernels, shape))
+    strongest = _principal_coils(calibration.flatten(1))[:, :1]
+    maps = vectors[..., -1]
+    projection = maps.conj() @ strongest
+    maps = maps * torch.polar(torch.ones_like(projection.real), projection.angle())
+    return maps.movedim(-1, 0).contiguous(), eigenvalues[..., -1]
 
 
 def estimate_maps(kspace: KSpace) -> Tensor:
-    """Coil sensitivities (B, C, 1, Y, X) complex64 of unit root-sum-of-squares, from the time-averaged k-space.
+    """Coil sensitivities (B, C, 1, Y, X) of unit root-sum-of-squares, from the time-averaged k-space.
 
     ESPIRiT (see `espirit`) on the fully sampled centre of the average over frames, which undersampled dynamic series
-    have without extra calibration lines (TGRAPPA, Breuer 2005; TSENSE, Kellman 2001). A single coil gets a map of ones.
+    have without extra calibration lines (TSENSE, Kellman 2001; TGRAPPA, Breuer 2005). A single coil gets ones.
 
     Raises InputError when even the time average has no full centre of 4 x 4, or it is zero.
     """
     average, measured = average_frames(kspace)
-    shape = (int(average.shape[-2]), int(average.shape[-1]))
+    shape = (average.shape[-2], average.shape[-1])
     if kspace.coils == 1:
         return torch.ones_like(average)
     lines, samples = full_centre(measured, shape)
-    if min(lines, samples) < min(_FEWEST_LINES, *shape):
+    if min(lines, samples) < _FEWEST_LINES:
         raise InputError(
-            f"coil maps need a fully sampled centre: even the average over frames has only {lines} x {samples}, "
-            "give `maps` or measure a calibration region"
+            f"coil maps need a fully sampled centre of k-space, but even the average over frames has only {lines} x "
+            f"{samples}; give the maps, or measure a calibration region"
         )
-    calibration = average[:, :, 0]
-    return torch.stack([espirit(item, shape)[0] for item in calibration])[:, :, None]
+    lines = min(lines, _CALIBRATION)
+    # Few lines make up for it by their length: the number of patches decides.
+    samples = min(samples, max(_CALIBRATION, _CALIBRATION**2 // lines))
+    centre = _centre(_centre(average[:, :, 0], -2, lines), -1, samples)
+    return torch.stack([espirit(item, shape)[0] for item in centre])[:, :, None]
+
+
+def compress_coils(kspace: KSpace, virtual: int) -> KSpace:
+    """The same k-space in `virtual` coils: its principal components over coils (Buehrer 2007, Huang 2008).
+
+    data, maps and the noise covariance are mixed by the same unitary rows; white noise stays white, so prewhiten first.
+    Maps are scaled back to unit root-sum-of-squares, which moves the little signal lost from the maps into the image.
+    One set of rows serves all slices. Raises UsageError unless 1 <= virtual <= coils.
+    """
+    if not 1 <= virtual <= kspace.coils:
+        raise UsageError(f"{kspace.coils} coils can be compressed to between 1 and {kspace.coils}, not {virtual}")
+    rows = _principal_coils(kspace.data.movedim(1, 0).flatten(1))[:, :virtual].mH
+    keep = kspace.keep
+    if keep.shape[1] > 1:
+        # A place is measured in a mixture only where every coil measured it.
+        keep = keep.all(1, keepdim=True)
+    data = torch.where(keep, _mixed(rows, kspace.data), 0)
+    maps = kspace.maps
+    if maps is not None:
+        maps = _mixed(rows, maps)
+        norm = maps.abs().square().sum(1, keepdim=True).sqrt()
+        maps = maps / norm.clamp(min=torch.finfo(norm.dtype).tiny)
+    noise = kspace.noise
+    if isinstance(noise, Tensor):
+        mixing = rows.to(noise.dtype) if noise.is_complex() else rows
+        noise = mixing @ noise.to(mixing.dtype) @ mixing.mH
+    return replace(kspace, data=data, keep=keep, maps=maps, noise=noise)
+
+
+def _signal_kernels(calibration: Tensor, width: list[int], threshold: float) -> Tensor:
+    """Orthonormal patches (n, C, ky, kx) that span the calibration data; those of noise are set to zero."""
+    coils = calibration.shape[0]
+    patches = calibration.unfold(1, width[0], 1).unfold(2, width[1], 1)
+    rows = patches.permute(1, 2, 0, 3, 4).flatten(2).flatten(0, 1)
+    # Right singular vectors by way of the small Gram matrix: there may be many more patches than unknowns.
+    eigenvalues, vectors = torch.linalg.eigh(rows.mH @ rows)
+    signal = eigenvalues > threshold**2 * eigenvalues[-1]
+    return (vectors.conj() * signal).mT.reshape(-1, coils, *width)
+
+
+def _image_covariance(kernels: Tensor, shape: tuple[int, int]) -> Tensor:
+    """sum_n k_n(r) k_n(r)^H at every voxel r, (Y, X, C, C), eigenvalues up to 1; k_n: kernels (n, C, ky, kx) in image space.
+
+    Its Fourier coefficients are the correlations of the kernels, which are small: transforming these C^2 rather than
+    every kernel takes a fraction of the memory and time (Uecker 2014, eq. 17 in another order).
+    """
+    height, width = kernels.shape[-2:]
+    small = (2 * height - 1, 2 * width - 1)
+    spectra = torch.fft.ifft2(kernels, s=small)
+    lags = torch.fft.fft2(torch.einsum("ncyx,ndyx->cdyx", spectra, spectra.conj())) * (small[0] * small[1])
+    lags = torch.fft.fftshift(lags, dim=(-2, -1))
+    image = Fourier().adjoint(_padded(lags, shape))
+    return image.permute(2, 3, 0, 1) * ((shape[0] * shape[1]) ** 0.5 / (height * width))
+
+
+def _principal_coils(samples: Tensor) -> Tensor:
+    """Principal components over coils of (C, N) samples: columns (C, C), the strongest first."""
+    return torch.linalg.eigh(samples @ samples.mH).eigenvectors.flip(1)
+
+
+def _mixed(rows: Tensor, data: Tensor) -> Tensor:
+    return torch.einsum("vc,bc...->bv...", rows.to(data.dtype), data)
+
+
+def _outwards(size: int) -> Tensor:
+    """Indices by distance from DC: N // 2, the one below, the one above, and so on."""
+    n = torch.arange(size)
+    return size // 2 + torch.where(n % 2 == 1, -(n + 1) // 2, n // 2)
+
+
+def _centre(data: Tensor, axis: int, size: int) -> Tensor:
+    return data.narrow(axis, data.shape[axis] // 2 - size // 2, size)
+
+
+def _padded(data: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Zeros around the last two axes so that the middle, index N // 2, stays the middle."""
+    top, left = (whole // 2 - part // 2 for whole, part in zip(shape, data.shape[-2:], strict=True))
+    bottom, right = shape[0] - data.shape[-2] - top, shape[1] - data.shape[-1] - left
+    return torch.nn.functional.pad(data, (left, right, top, bottom))

@@ -69,8 +69,8 @@ class Measurement:
             sigma, width = _of_frames(self.sigma, chunk if self.chunk else slice(None)), _of_frames(spread, chunk)
             x = clean[:, :, chunk]
             if perturbed:
-                x = x + width * _noise_by_frame(x, generator)
-                y = y + sigma * _noise_by_frame(y, generator)
+                of_x, of_y = _noise_by_frame(x, y, generator)
+                x, y = x + width * of_x, y + sigma * of_y
             parts.append(self._correct(x, y, operator, sigma, width))
         return torch.cat(parts, dim=2)
 
@@ -98,5 +98,9 @@ def _of_frames(value: Spread, chunk: slice) -> Spread:
     return value
 
 
-def _noise_by_frame(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.stack([unit_noise(frame, generator) for frame in like.unbind(2)], dim=2)
+def _noise_by_frame(x: Tensor, y: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """Noise like x and like y, both of a frame before those of the next, so that it is the same however frames are chunked."""
+    if x.shape[2] != y.shape[2]:  # an operator that mixes frames, which is never chunked
+        return unit_noise(x, generator), unit_noise(y, generator)
+    pairs = [(unit_noise(a, generator), unit_noise(b, generator)) for a, b in zip(x.unbind(2), y.unbind(2), strict=True)]
+    return torch.stack([a for a, _ in pairs], dim=2), torch.stack([b for _, b in pairs], dim=2)

@@ -24,12 +24,13 @@ from medseq.errors import InputError, MedseqError, MedseqWarning, ResourceError,
 
 # Their versions can change the last digits of a result.
 _PACKAGES = ("torch", "numpy", "nibabel", "h5py", "ismrmrd")
-_ENDINGS = (".nii.gz", ".nii", ".h5")
 
 
 def stem(path: Path) -> str:
     """The file name without its ending, `.nii.gz` counting as one: `out/x.nii.gz` -> `x`."""
-    ending = next((ending for ending in _ENDINGS if path.name.endswith(ending)), path.suffix)
+    ending = path.suffix
+    if ending.lower() == ".gz":
+        ending = path.with_suffix("").suffix + ending
     return path.name.removesuffix(ending)
 
 
@@ -126,6 +127,7 @@ class RunRecord:
     warnings: list[str] = field(default_factory=list)
     result: Mapping[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    _model: dict[str, str] | None = None
     _inputs: list[Path] = field(default_factory=list)
     _hashes: list[str] = field(default_factory=list)
     _started: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -135,6 +137,10 @@ class RunRecord:
         """Hash an input file or folder before it is used. Raises InputError when it is missing or unreadable."""
         self._hashes.append(sha256(path))
         self._inputs.append(path)
+
+    def add_model(self, path: Path) -> None:
+        """Hash the weights in use. Raises InputError when they are missing or unreadable."""
+        self._model = {"name": stem(path), "sha256": sha256(path)}
 
     @property
     def elapsed(self) -> float:
@@ -160,6 +166,7 @@ class RunRecord:
             "inputs": [
                 {"name": path.name, "sha256": digest} for path, digest in zip(self._inputs, self._hashes, strict=True)
             ],
+            "model": self._model,
             "result": _plain(self.result),
             "warnings": [self._without_folders(text) for text in self.warnings],
             "started": self._started.isoformat(timespec="seconds"),

@@ -10,11 +10,9 @@ import numpy as np
 
 from medseq.clip import Clip, KSpace
 from medseq.errors import InputError, MedseqError
-from medseq.io import load_clip, load_kspace
+from medseq.io import NIFTI_ENDINGS, RAW_ENDINGS, load_clip, load_kspace
 from medseq.provenance import collected_warnings
 
-_IMAGES = (".nii", ".nii.gz")
-_RAW = (".h5",)
 # Frame intervals that differ by more than this fraction are reported as irregular.
 _IRREGULAR = 0.01
 
@@ -55,14 +53,15 @@ def survey(path: Path) -> list[Series]:
         raise InputError(f"{path}: no such file or folder; check the name")
     if not path.is_dir():
         return [_look(path)]
-    files = [file for file in sorted(path.rglob("*")) if file.is_file() and file.name.endswith((*_IMAGES, *_RAW))]
+    endings = (*NIFTI_ENDINGS, *RAW_ENDINGS)
+    files = [file for file in sorted(path.rglob("*")) if file.is_file() and file.name.lower().endswith(endings)]
     if not files:
-        raise InputError(f"{path}: holds no series (.nii, .nii.gz or .h5); give the folder or file that does")
+        raise InputError(f"{path}: holds no series ({', '.join(endings)}); give the folder or file that does")
     return [_look(file) for file in files]
 
 
 def _look(path: Path) -> Series:
-    raw = path.name.endswith(_RAW)
+    raw = path.name.lower().endswith(RAW_ENDINGS)
     kind = "k-space" if raw else "image series"
     try:
         with collected_warnings(lambda message: None) as problems:

@@ -1,15 +1,70 @@
-"""What a person at the terminal sees while a command runs: one line for every message, and a bar with time left."""
+"""What a person at the terminal sees of a command: a bar with time left, and one line for whatever goes wrong."""
 
 from __future__ import annotations
 
+import errno
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
+
+from medseq.errors import MedseqError, ResourceError
 
 if TYPE_CHECKING:
     from medseq.survey import Series
+
+_OUT_OF_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG, errno.EROFS}
+
+
+class Terminated(BaseException):
+    """SIGTERM, raised like KeyboardInterrupt so that no half-written output survives it."""
+
+
+@contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """Turn SIGTERM into `Terminated` inside the block; in threads, which hear no signals, this does nothing."""
+
+    def terminate(number: int, frame: object) -> NoReturn:
+        raise Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, terminate)
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def exit_code(error: Exception) -> int:
+    """What the command line exits with after `error`."""
+    if isinstance(error, MedseqError):
+        return error.exit_code
+    return ResourceError.exit_code if _ran_out(error) else 1
+
+
+def explained(error: Exception) -> str:
+    """What people are told of `error`, in one line."""
+    if isinstance(error, MedseqError):
+        return f"error: {error}"
+    if _ran_out(error):
+        return f"error: out of memory or disk ({error or type(error).__name__}); free some, or give a smaller series"
+    return f"internal error: {type(error).__name__}: {error}; run again with --debug and report what it prints"
+
+
+def _ran_out(error: Exception) -> bool:
+    """Whether memory or disk ran out; torch says so of the CPU's memory in the text of a RuntimeError only."""
+    torch = sys.modules.get("torch")
+    return (
+        isinstance(error, MemoryError)
+        or (torch is not None and isinstance(error, torch.OutOfMemoryError))
+        or (isinstance(error, OSError) and error.errno in _OUT_OF_ROOM)
+        or (isinstance(error, RuntimeError) and "not enough memory" in str(error))
+    )
 
 
 def say(message: object) -> None:

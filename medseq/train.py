@@ -33,7 +33,7 @@ class Recipe:
     `sigma_range`. mixed_share: clips whose frames carry two noise levels (known and missing frames).
     """
 
-    width: tuple[int, ...] = (48, 96, 160)
+    width: tuple[int, ...] = (32, 80, 160)
     blocks: int = 2
     sigma_data: float = 0.3
     steps: int = 10_000

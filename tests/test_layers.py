@@ -6,6 +6,7 @@ Imports are read from the source, those inside functions too, so that a lazy imp
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -23,8 +24,8 @@ ROOT = Path(medseq.__file__).parent
 LEVELS = (
     {"clip", "errors", "metrics", "network", "noise", "operators", "patterns", "solve"},
     {"phantoms", "prior"},
-    {"baselines", "coils", "io", "measurement", "posterior"},
-    {"config", "provenance", "restore", "simulate", "survey", "train", "transforms"},
+    {"baselines", "coils", "io", "measurement", "posterior", "timegrid", "warmstart"},
+    {"config", "provenance", "restore", "runtime", "simulate", "survey", "train", "transforms"},
     {"demo", "report", "terminal"},
     {"__main__", "cli"},
 )
@@ -80,7 +81,8 @@ def imports(source: str, known: set[str]) -> Iterator[Import]:
                 full = f"{base}.{alias.name}"
                 if full == "medseq.__version__":
                     continue
-                yield Import(full if full in known else medseq._HOME.get(alias.name, base), at_top)
+                home = medseq._HOME.get(alias.name, base) if base == "medseq" else base
+                yield Import(full if full in known else home, at_top)
 
 
 def violations(sources: Mapping[str, str]) -> list[str]:
@@ -127,6 +129,13 @@ def outside(module: str, imported: Import) -> list[str]:
 
 def test_the_layers_hold():
     assert violations(read_modules()) == []
+
+
+def test_the_document_shows_the_layers():
+    lines = (ROOT.parent / "docs" / "architecture.md").read_text(encoding="utf-8").splitlines()
+    rows = [line.split("|")[1:3] for line in lines if re.match(r"\| \d \|", line)]
+    shown = {int(level): {name.rstrip("/") for name in re.findall(r"`([^`]+)`", names)} for level, names in rows}
+    assert shown == dict(enumerate(LEVELS))
 
 
 def test_every_listed_module_exists():

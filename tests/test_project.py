@@ -120,7 +120,7 @@ def commands() -> list[str]:
     """Every line of a document's code blocks that calls medseq."""
     lines = []
     for document in DOCUMENTS:
-        for block in re.findall(r"```(?:bash|sh|console)?\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL):
+        for block in re.findall(r"```bash\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL):
             lines += [line.split("#")[0].strip() for line in block.splitlines() if line.startswith("medseq ")]
     return sorted(set(lines))
 

@@ -52,9 +52,11 @@ def load_nifti(path: str | Path) -> Clip:
         raise InputError(f"{path}: some values are not finite; set them to zero or mask them out of the file")
     if not bool(data.any()):
         raise InputError(f"{path}: every value is zero; there is nothing to work on")
+    with _faults_named(path):
+        clip = Clip(data, affine, times, period)
     for note in (*notes, *time_notes, *own_notes):
         warnings.warn(note, MedseqWarning, stacklevel=2)
-    return Clip(data, affine, times, period)
+    return clip
 
 
 def save_nifti(clip: Clip, path: str | Path, like: str | Path | None = None) -> None:
@@ -80,15 +82,13 @@ def save_nifti(clip: Clip, path: str | Path, like: str | Path | None = None) -> 
     if stored is None:
         stored = values.astype(np.complex64 if np.iscomplexobj(values) else np.float32, copy=False)
         header["scl_slope"], header["scl_inter"] = 1, 0
-    slope, inter = header["scl_slope"].copy(), header["scl_inter"].copy()
     header.set_data_dtype(stored.dtype.newbyteorder("="))
-    image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-    # No affine is given: nibabel would recode qform and sform. It forgets slope and intercept; with both set it stores
-    # the numbers as they are.
-    image = image_class(stored.reshape(shape, order="F"), None, header)
-    image.header["scl_slope"], image.header["scl_inter"] = slope, inter
     with atomic_write(path) as temporary, _writer(temporary) as stream:
-        image.to_stream(stream)
+        # Not through a nibabel image, which recodes qform and sform and repairs the header as it thinks fit.
+        header.write_to(stream)
+        stream.write(b"\0" * (header.get_data_offset() - stream.tell()))
+        for frame in np.moveaxis(stored, 3, 0):
+            stream.write(frame.astype(header.get_data_dtype(), copy=False).tobytes(order="F"))
     for note in notes:
         warnings.warn(f"{path}: {note}", MedseqWarning, stacklevel=2)
 
@@ -98,7 +98,9 @@ def _faults_named(path: Path) -> Iterator[None]:
     """Turn whatever nibabel, gzip or numpy raise on a broken file into one InputError that names it."""
     try:
         yield
-    except (InputError, MemoryError):
+    except InputError as error:
+        raise error if str(path) in str(error) else InputError(f"{path}: {error}") from error
+    except MemoryError:
         raise
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; check the path") from error
@@ -118,7 +120,7 @@ def _read(path: Path) -> tuple[Nifti1Header, np.ndarray]:
         fields.check_header(header, path)
         count = int(np.prod(header.get_data_shape(), dtype=object)) * header.get_data_dtype().itemsize
         limit = path.stat().st_size * (_DEFLATE_LIMIT if _is_gzip(path) else 1)
-        if count > limit:
+        if header.get_data_offset() + count > limit:
             raise InputError(f"{path}: truncated, as the header promises {count} bytes of data; get a fresh copy")
         stored = header.raw_data_from_fileobj(stream).reshape(fields.shape_4d(header), order="F")
         while stream.read(_CHUNK):

@@ -23,6 +23,9 @@ _IN_SECONDS, _IN_MILLIMETRES = 8, 2
 _LONGEST_SECONDS = 30.0
 # qform and sform are both float32: they never agree better than this fraction of a voxel, and need not.
 _SAME_VOXEL = 0.01
+# Beyond this many millimetres or seconds a number is damage, not geometry or time (and squares begin to overflow).
+_FARTHEST = 1e9
+_QFORM_FIELDS = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
 _SCANNER = 1
 _COMMENT = 6  # the code of a plain-text header extension
 _OURS = "medseq"
@@ -32,7 +35,7 @@ def check_header(header: Nifti1Header, path: Path) -> None:
     """Raise InputError when the header cannot describe a series: its sizes, type, scaling or voxel sizes."""
     if int(header["sizeof_hdr"]) != header.sizeof_hdr:
         raise InputError(f"{path}: the header says it is {int(header['sizeof_hdr'])} bytes long; convert the file anew")
-    if header["magic"].item().rstrip(b"\0")[:3] not in (b"n+1", b"n+2"):
+    if header["magic"].item()[:3] not in (b"n+1", b"n+2"):
         raise InputError(f"{path}: a header without its image (.hdr/.img pair); convert it into one .nii file")
     sizes = [int(size) for size in header["dim"][1 : 1 + int(header["dim"][0])]]
     if not 1 <= int(header["dim"][0]) <= 7 or min(sizes) < 1:
@@ -45,7 +48,7 @@ def check_header(header: Nifti1Header, path: Path) -> None:
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
     if not (np.isfinite(slope) and np.isfinite(inter)):
         raise InputError(f"{path}: scl_slope is {slope} and scl_inter {inter}; set finite values in the header")
-    if not np.isfinite(header["pixdim"][1:4]).all() or (header["pixdim"][1:4] < 0).any():
+    if not ((header["pixdim"][1:4] >= 0) & (header["pixdim"][1:4] < _FARTHEST)).all():
         raise InputError(
             f"{path}: impossible voxel size {header['pixdim'][1:4].tolist()}; correct pixdim in the header"
         )
@@ -79,33 +82,31 @@ def read_affine(header: Nifti1Header, path: Path) -> tuple[np.ndarray, list[str]
     unit = int(header["xyzt_units"]) & 7
     if unit not in _MILLIMETRES:
         raise InputError(f"{path}: unknown unit of length (code {unit}); correct xyzt_units in the header")
-    sform, qform = _sform(header), _qform(header, path)
+    sform, qform = _sform(header), None if int(header["qform_code"]) <= 0 else _qform(header, path)
     notes = []
     if sform is not None:
         affine, name = sform, "sform"
-        if qform is not None and _largest_shift(sform, qform, header) > _SAME_VOXEL:
-            notes.append(f"{path}: qform and sform disagree; the sform is used")
     elif qform is not None:
         affine, name = qform, "qform"
     else:
         # Method 1 of the standard: x = pixdim * i, without nibabel's (Analyze) habit of flipping x.
         affine, name = np.diag([*header["pixdim"][1:4].astype(np.float64), 1.0]), "voxel size"
         notes.append(f"{path}: neither qform nor sform is coded; axes and origin are taken from the voxel sizes alone")
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise InputError(f"{path}: the {name} in the header is not finite or singular; correct the geometry")
-    affine[:3] *= _MILLIMETRES[unit]
-    return affine, notes
+    scaled = affine * np.array([[_MILLIMETRES[unit]]] * 3 + [[1.0]])
+    if not (np.abs(scaled) < _FARTHEST).all() or abs(np.linalg.det(scaled[:3, :3])) < 1e-12:
+        raise InputError(f"{path}: the {name} in the header is not finite, absurd or singular; correct the geometry")
+    if sform is not None and qform is not None and _largest_shift(sform, qform, header) > _SAME_VOXEL:
+        notes.append(f"{path}: qform and sform disagree; the sform is used")
+    return scaled, notes
 
 
 def _sform(header: Nifti1Header) -> np.ndarray | None:
     return header.get_sform().astype(np.float64) if int(header["sform_code"]) > 0 else None
 
 
-def _qform(header: Nifti1Header, path: Path) -> np.ndarray | None:
-    if int(header["qform_code"]) <= 0:
-        return None
-    quaternion = [float(header[f"quatern_{axis}"]) for axis in "bcd"]
-    if not np.isfinite(quaternion).all() or float(header["pixdim"][0]) not in (-1.0, 0.0, 1.0):
+def _qform(header: Nifti1Header, path: Path) -> np.ndarray:
+    numbers = [float(header[name]) for name in _QFORM_FIELDS]
+    if not (np.abs(numbers) < _FARTHEST).all() or float(header["pixdim"][0]) not in (-1.0, 0.0, 1.0):
         raise InputError(f"{path}: the qform in the header is not a rotation; correct the geometry")
     copy = header.copy()
     if float(header["pixdim"][0]) == 0:
@@ -150,10 +151,10 @@ def read_times(header: Nifti1Header, path: Path) -> tuple[np.ndarray, list[str]]
     stored, offset = float(header["pixdim"][4]), float(header["toffset"])
     code = int(header["xyzt_units"]) & 0x38
     if frames == 1:  # no interval to speak of: whatever pixdim[4] holds
-        return np.array([offset * _SECONDS.get(code, 1.0) if np.isfinite(offset) else 0.0]), []
+        return np.array([offset * _SECONDS.get(code, 1.0) if abs(offset) < _FARTHEST else 0.0]), []
     if code not in (0, *_SECONDS):
         raise InputError(f"{path}: the fourth axis is not time (unit code {code}); give a time series")
-    if not (np.isfinite(stored) and np.isfinite(offset) and stored >= 0):
+    if not (0 <= stored < _FARTHEST and abs(offset) < _FARTHEST):
         raise InputError(f"{path}: impossible frame interval {stored} or offset {offset}; correct pixdim and toffset")
     unit, notes = _SECONDS.get(code, 1.0), []
     sidecar, sidecar_notes = _sidecar_interval(path)
@@ -166,6 +167,8 @@ def read_times(header: Nifti1Header, path: Path) -> tuple[np.ndarray, list[str]]
         notes.append(f"{path}: no frame interval in the header; {source} is used")
     elif sidecar and abs(sidecar - interval) > 0.01 * interval:
         notes.append(f"{path}: the sidecar's RepetitionTime is {sidecar:g} s, the header's {interval:g} s is used")
+    if code and interval > _LONGEST_SECONDS:
+        notes.append(f"{path}: {interval:g} s between frames, as the header says; is its unit of time wrong?")
     return offset * unit + interval * np.arange(frames), notes + sidecar_notes
 
 

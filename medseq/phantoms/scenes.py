@@ -54,10 +54,25 @@ def fractal_texture(size: tuple[int, int], generator: torch.Generator, device: t
     return (field - field.mean()) / field.std()
 
 
-def _paint(canvas: Tensor, texture: Tensor, y: float, x: float, radius: float, value: float, g: torch.Generator) -> None:
-    """Paint one soft-edged, textured star-shaped leaf into `canvas`, in place, touching only its bounding box."""
+def paint_leaf(
+    canvas: Tensor,
+    texture: Tensor,
+    y: float,
+    x: float,
+    radius: float,
+    value: float,
+    g: torch.Generator,
+    stretch: float | None = None,
+) -> None:
+    """Paint one soft-edged, textured star-shaped leaf into `canvas`, in place, touching only its bounding box.
+
+    stretch: short over long axis, random when None and then along a random direction. When given: a plainer shape,
+    short along Y, as bodies and heads are.
+    """
     height, width = canvas.shape
-    stretch, angle = uniform(g, 0.35, 1.0), uniform(g, 0.0, math.pi)
+    plain = stretch is not None
+    angle = 0.0 if plain else uniform(g, 0.0, math.pi)
+    stretch = uniform(g, 0.35, 1.0) if stretch is None else stretch
     reach = 1.45 * radius + 3
     y0, y1 = max(0, int(y - reach)), min(height, int(y + reach) + 1)
     x0, x1 = max(0, int(x - reach)), min(width, int(x + reach) + 1)
@@ -69,10 +84,11 @@ def _paint(canvas: Tensor, texture: Tensor, y: float, x: float, radius: float, v
     v = (math.cos(angle) * dy - math.sin(angle) * dx) / stretch
     theta, edge = torch.atan2(v, u), torch.full((), radius, device=canvas.device)
     for harmonic in (2, 3, 5):
-        edge = edge + radius * uniform(g, 0.0, 0.16) * torch.cos(harmonic * theta + uniform(g, 0.0, 2 * math.pi))
-    softness = uniform(g, 0.4, 1.0) if chance(g, 0.7) else uniform(g, 1.0, 0.3 * radius + 1.5)
+        wobble = radius * uniform(g, 0.0, 0.04 if plain else 0.16)
+        edge = edge + wobble * torch.cos(harmonic * theta + uniform(g, 0.0, 2 * math.pi))
+    softness = uniform(g, 0.4, 1.0) if plain or chance(g, 0.7) else uniform(g, 1.0, 0.3 * radius + 1.5)
     alpha = torch.sigmoid((edge - torch.hypot(u, v)) / softness)
-    if chance(g, 0.1):  # a thin-walled shape: a vessel or a membrane rather than a disc
+    if not plain and chance(g, 0.1):  # a thin-walled shape: a vessel or a membrane rather than a disc
         wall = uniform(g, 1.0, 3.0)
         alpha = alpha * torch.sigmoid((torch.hypot(u, v) - edge + 2 * wall) / softness)
     patch = texture.roll((int(uniform(g, 0, height)), int(uniform(g, 0, width))), (0, 1))[y0:y1, x0:x1]
@@ -81,17 +97,17 @@ def _paint(canvas: Tensor, texture: Tensor, y: float, x: float, radius: float, v
     canvas[y0:y1, x0:x1] += alpha * (paint - canvas[y0:y1, x0:x1])
 
 
-def _ring(canvas: Tensor, texture: Tensor, y: float, x: float, radius: float, g: torch.Generator) -> None:
-    """A ventricle: dark wall, bright pool and a few papillary blobs in it."""
+def paint_ring(canvas: Tensor, texture: Tensor, y: float, x: float, radius: float, g: torch.Generator) -> None:
+    """Paint a ventricle: dark wall, bright pool and a few papillary blobs in it."""
     wall, pool = uniform(g, 0.15, 0.5), uniform(g, 0.6, 1.3)
     if chance(g, 0.2):
         wall, pool = pool, wall
-    _paint(canvas, texture, y, x, radius * uniform(g, 1.2, 1.6), wall, g)
-    _paint(canvas, texture, y, x, radius, pool, g)
+    paint_leaf(canvas, texture, y, x, radius * uniform(g, 1.2, 1.6), wall, g)
+    paint_leaf(canvas, texture, y, x, radius, pool, g)
     for _ in range(int(uniform(g, 0, 5))):
         a, far = uniform(g, 0, 2 * math.pi), radius * uniform(g, 0.2, 0.8)
         spot = radius * uniform(g, 0.08, 0.25)
-        _paint(canvas, texture, y + far * math.sin(a), x + far * math.cos(a), spot, wall * uniform(g, 0.7, 1.6), g)
+        paint_leaf(canvas, texture, y + far * math.sin(a), x + far * math.cos(a), spot, wall * uniform(g, 0.7, 1.6), g)
 
 
 def crop_resolution(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -119,19 +135,19 @@ def dead_leaves(
         radius = (small**-1.5 + uniform(g, 0, 1) * (large**-1.5 - small**-1.5)) ** (-1 / 1.5)
         radius = radius if chance(g, 0.75) else uniform(g, small, large)
         value = uniform(g, 0.0, 1.0) ** uniform(g, 0.6, 2.0)
-        _paint(canvas, texture, uniform(g, 0, big[0]), uniform(g, 0, big[1]), radius, value, g)
+        paint_leaf(canvas, texture, uniform(g, 0, big[0]), uniform(g, 0, big[1]), radius, value, g)
     rings = []
     for _ in range(int(uniform(g, 0, 3.5))):
         y, x = (uniform(g, 0.2, 0.8) * big[0], uniform(g, 0.2, 0.8) * big[1])
         radius = uniform(g, 0.03, 0.14) * min(big)
-        _ring(canvas, texture, y, x, radius, g)
+        paint_ring(canvas, texture, y, x, radius, g)
         rings.append((y / 2, x / 2, radius / 2))
     if chance(g, 0.7):  # a body in air
         body = torch.zeros(big, device=device)
-        _paint(body, texture * 0, 0.5 * big[0], 0.5 * big[1], uniform(g, 0.38, 0.6) * max(big), 1.0, g)
+        paint_leaf(body, texture * 0, 0.5 * big[0], 0.5 * big[1], uniform(g, 0.38, 0.6) * max(big), 1.0, g)
         canvas = air + (canvas - air) * body
     canvas = canvas * (uniform(g, 0.0, 0.35) * smooth_field(big, 2, g, device)).exp()  # coil shading
-    image = _finish(crop_resolution(canvas, size).real, g)
+    image = finish(crop_resolution(canvas, size).real, g)
     return Scene(image, torch.tensor(rings).reshape(-1, 3))
 
 
@@ -142,10 +158,10 @@ def still_scene(image: Tensor, generator: torch.Generator) -> Scene:
         (uniform(g, 0.3, 0.7) * image.shape[0], uniform(g, 0.3, 0.7) * image.shape[1], uniform(g, 6, 26))
         for _ in range(int(uniform(g, 1, 4)))
     ]
-    return Scene(_finish(image, g), torch.tensor(rings).reshape(-1, 3))
+    return Scene(finish(image, g), torch.tensor(rings).reshape(-1, 3))
 
 
-def _finish(image: Tensor, g: torch.Generator) -> Tensor:
+def finish(image: Tensor, g: torch.Generator) -> Tensor:
     """Sometimes a softer point spread; then the scale that every task uses, with some play."""
     if chance(g, 0.3):
         fy = torch.fft.fftfreq(image.shape[0], device=image.device)[:, None]

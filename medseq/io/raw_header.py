@@ -1,0 +1,93 @@
+"""K-space as the ISMRMRD header and readouts that describe it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import cast
+
+import ismrmrd
+import numpy as np
+from ismrmrd import xsd
+from torch import Tensor
+
+from medseq.clip import KSpace
+from medseq.io.raw_geometry import LPS_TO_RAS
+from medseq.io.raw_scan import PREFIX
+
+# The header demands a frequency, which k-space does not know: that of protons at 1.5 T.
+_PROTONS_HZ = 63_870_000
+
+
+def header_of(kspace: KSpace) -> xsd.ismrmrdHeader:
+    """The XML header: matrix, field of view, limits, coils, TR in milliseconds, medseq's own parameters."""
+    slices, coils, frames, height, width = kspace.data.shape
+    voxel = np.linalg.norm(kspace.affine[:3, :3], axis=0)
+    space = xsd.encodingSpaceType(
+        matrixSize=xsd.matrixSizeType(x=width, y=height, z=1),
+        fieldOfView_mm=xsd.fieldOfViewMm(x=float(voxel[0] * width), y=float(voxel[1] * height), z=float(voxel[2])),
+    )
+    limits = xsd.encodingLimitsType(
+        kspace_encoding_step_0=xsd.limitType(minimum=0, maximum=width - 1, center=width // 2),
+        kspace_encoding_step_1=xsd.limitType(minimum=0, maximum=height - 1, center=height // 2),
+        slice=xsd.limitType(minimum=0, maximum=slices - 1, center=0),
+    )
+    setattr(limits, frame_counter(kspace), xsd.limitType(minimum=0, maximum=frames - 1, center=0))
+    return xsd.ismrmrdHeader(
+        version=1,
+        acquisitionSystemInformation=xsd.acquisitionSystemInformationType(receiverChannels=coils),
+        experimentalConditions=xsd.experimentalConditionsType(H1resonanceFrequency_Hz=_PROTONS_HZ),
+        encoding=[
+            xsd.encodingType(
+                encodedSpace=space,
+                reconSpace=space,
+                encodingLimits=limits,
+                trajectory=xsd.trajectoryType.CARTESIAN,
+            )
+        ],
+        sequenceParameters=_sequence(kspace),
+        userParameters=_user_parameters(kspace),
+    )
+
+
+def frame_counter(kspace: KSpace) -> str:
+    """Which counter numbers the frames: a gated cycle has phases, anything else is repeated."""
+    return "repetition" if kspace.period is None else "phase"
+
+
+def _sequence(kspace: KSpace) -> xsd.sequenceParametersType | None:
+    times = cast(np.ndarray, kspace.times)
+    if len(times) == 1:
+        return None
+    return xsd.sequenceParametersType(TR=[float(times[-1] - times[0]) / (len(times) - 1) * 1e3])
+
+
+def _user_parameters(kspace: KSpace) -> xsd.userParametersType | None:
+    values = {"period": kspace.period, "noise_std": None if isinstance(kspace.noise, Tensor) else kspace.noise}
+    stored = [
+        xsd.userParameterDoubleType(name=PREFIX + name, value=float(value))
+        for name, value in values.items()
+        if value is not None
+    ]
+    return xsd.userParametersType(userParameterDouble=stored) if stored else None
+
+
+def acquisitions_of(kspace: KSpace, measured: np.ndarray) -> Iterator[ismrmrd.Acquisition]:
+    """One readout for each measured line (B, T, Y), frame by frame."""
+    data = kspace.data.detach().cpu().resolve_conj().numpy()
+    slices, _, _, height, width = data.shape
+    axes = LPS_TO_RAS @ kspace.affine[:3, :3]
+    axes = axes / np.linalg.norm(axes, axis=0)
+    centres = [(kspace.affine @ [width // 2, height // 2, z, 1])[:3] @ LPS_TO_RAS for z in range(slices)]
+    lines = np.argwhere(measured.transpose(1, 0, 2))
+    for number, (t, b, y) in enumerate(lines):
+        readout = ismrmrd.Acquisition.from_array(
+            np.ascontiguousarray(data[b, :, t, y], dtype=np.complex64), center_sample=width // 2, scan_counter=number
+        )
+        readout.idx.kspace_encode_step_1 = int(y)
+        readout.idx.slice = int(b)
+        setattr(readout.idx, frame_counter(kspace), int(t))
+        readout.position[:] = centres[b]
+        readout.read_dir[:], readout.phase_dir[:], readout.slice_dir[:] = axes.T
+        if number == len(lines) - 1:
+            readout.set_flag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
+        yield readout

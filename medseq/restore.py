@@ -1,0 +1,368 @@
+"""The three tasks: denoise, interpolate, reconstruct. Each states what was measured and runs the one sampler.
+
+A series is divided by one scale (`series_scale`) on the way in and multiplied by it on the way out. Slices are
+restored one after the other, each with noise of its own seed, so neither memory nor result depends on how many there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medseq.clip import Clip, KSpace, series_scale
+from medseq.coils import average_frames, compress_coils, estimate_maps
+from medseq.errors import InputError, UsageError
+from medseq.measurement import Measurement
+from medseq.noise import estimate_noise, estimate_noise_image, prewhiten, unit_noise
+from medseq.operators import Coils, Fourier, Identity, Mask
+from medseq.posterior import Level, best_images, noise_levels, posterior_samples
+from medseq.prior import Prior
+from medseq.runtime import Engine, Progress
+from medseq.timegrid import TimeGrid, interpolation_error, linear_frames
+from medseq.warmstart import sense_operator, warm_start
+
+# Chosen on simulated and animated cases (docs/measurements.md), then fixed.
+SPREAD_FACTOR = 2.0  # times the prior's measured RMSE
+WARM_FACTOR = 2.0  # first noise level, times the estimated error of the warm start
+LAST_FACTOR = 0.25  # last noise level, likewise
+SMALLEST_SIGMA = 0.004  # of the scale: below it the prior was hardly trained
+MOST_COILS = 12  # more are compressed to this many
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a task gives back.
+
+    clip: the solved image for one sample, the mean of the draws for several. std: std of the magnitude over the
+    draws, in input units, or None for one sample. samples: (K, B, 1, T, Y, X) on the CPU, or None. info: scale, noise,
+    levels, evaluations of the network, error of the warm start, ...: everything `run.json` reports.
+    """
+
+    clip: Clip
+    std: Clip | None = None
+    samples: Tensor | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+def reconstruct(
+    kspace: KSpace,
+    *,
+    prior: Prior | str | Path | None = None,
+    steps: int = 8,
+    samples: int = 1,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: Progress | None = None,
+) -> Restored:
+    """Images from undersampled multi-coil k-space. Returns a complex Clip in the units of the k-space.
+
+    The noise is made white, the maps are estimated where there are none, and the sampler starts from a low-rank plus
+    sparse reconstruction, at a noise level taken from its estimated error. steps: evaluations of the network a sample.
+
+    Raises InputError when noise, maps or scale can't be found in the data, UsageError for impossible options,
+    ResourceError when the device is not there.
+    """
+    engine = Engine(
+        prior,
+        frames=kspace.frames,
+        periodic=kspace.period is not None,
+        device=device,
+        precision=precision,
+        seed=seed,
+        samples=samples,
+        steps=steps,
+        progress=progress,
+    )
+    engine.expect(kspace.data.shape[0] * samples * steps)
+    white, unit, gain = _whitened(kspace)
+    scale = _checked_scale(_average_image(white))
+    errors: list[float] = []
+
+    def slice_draws(b: int) -> Iterator[Tensor]:
+        part = _slice_of(white, b, engine.device)
+        assert part.maps is not None
+        y, sigma = part.data / scale, unit / scale
+        image, error = warm_start(y, part.keep, part.maps, sigma, engine.seed)
+        errors.append(error)
+        measurement = Measurement(y, sense_operator(part.keep, part.maps), sigma)
+        levels = _levels(engine, WARM_FACTOR * error, LAST_FACTOR * error)
+        yield from _draws(engine, measurement, levels, lambda g: image + levels[0] * unit_noise(image, g), b)
+
+    result = _collect(engine, slice_draws, kspace.data.shape[0], scale)
+    info = {
+        "coils": white.coils,
+        "noise_before_whitening": _described(kspace.noise),
+        "noise": unit,
+        "warm_start_error": [e * scale for e in errors],
+    }
+    if bool((gain != 1).any()):
+        result = result.divided(gain)
+    clip = Clip(result.mean, kspace.affine, kspace.times, kspace.period)
+    return _restored(result, clip, engine, scale, info)
+
+
+def denoise(
+    clip: Clip,
+    *,
+    sigma: float | Tensor | None = None,
+    prior: Prior | str | Path | None = None,
+    steps: int = 1,
+    samples: int = 1,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: Progress | None = None,
+) -> Restored:
+    """The series without its noise; real stays real, complex stays complex.
+
+    sigma: noise std of each real channel in the clip's units: a number, a map that broadcasts to the data, or None
+    (estimated, slice by slice). Uniform noise takes one evaluation of the network for one sample, as solving would
+    use the data twice; samples are drawn from the posterior by descending from the noisy series itself, in `steps`
+    levels. A map goes through the sampler with as many levels. A real clip gets an imaginary channel of noise of
+    its own sigma, which is what the prior expects.
+
+    Raises InputError when no noise or scale can be found, UsageError for impossible options.
+    """
+    engine = Engine(
+        prior,
+        frames=clip.frames,
+        periodic=clip.period is not None,
+        device=device,
+        precision=precision,
+        seed=seed,
+        samples=samples,
+        steps=steps,
+        progress=progress,
+    )
+    engine.expect(clip.data.shape[0] * samples * steps)
+    scale = _checked_scale(clip.data.mean(dim=2, keepdim=True))
+    noise = _noise_of(clip, sigma)
+
+    def slice_draws(b: int) -> Iterator[Tensor]:
+        level = (noise[b if noise.shape[0] > 1 else 0][None] / scale).clamp(min=SMALLEST_SIGMA).to(engine.device)
+        y = clip.data[b : b + 1].to(engine.device) / scale
+        y = y if clip.is_complex else torch.complex(y, float(level.max()) * unit_noise(y, engine.generator(b, 0)))
+        if level.numel() == 1:
+            yield from _uniform_noise_draws(engine, y, float(level), b)
+            return
+        top = float(level.max())
+        levels = _levels(engine, top, LAST_FACTOR * top)
+        missing = (top**2 - level**2).sqrt()
+        measurement = Measurement(y, Identity(), level)
+        yield from _draws(engine, measurement, levels, lambda g: y + missing * unit_noise(y, g), b)
+
+    result = _collect(engine, slice_draws, clip.data.shape[0], scale, real=not clip.is_complex)
+    info = {"noise": noise.flatten(1).amax(1).tolist()}
+    return _restored(result, clip.with_data(result.mean), engine, scale, info)
+
+
+def interpolate(
+    clip: Clip,
+    factor: int = 2,
+    times: np.ndarray | None = None,
+    *,
+    prior: Prior | str | Path | None = None,
+    steps: int = 4,
+    samples: int = 1,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: Progress | None = None,
+) -> Restored:
+    """The series at other times: `factor` times as many frames, or exactly at `times` (seconds).
+
+    Known and wanted times share a uniform grid (to 1 % of a frame interval), else wanted frames are sums of the two
+    nearest frames of a fine grid. Frames after the last are only possible with a period. Known frames enter at their
+    own noise level and the missing ones at the error of linear interpolation, which is estimated by leaving known
+    frames out. Raises UsageError for impossible times or factors.
+    """
+    grid = TimeGrid.for_clip(clip, factor=factor, times=times)
+    engine = Engine(
+        prior,
+        frames=grid.frames,
+        periodic=grid.periodic,
+        device=device,
+        precision=precision,
+        seed=seed,
+        samples=samples,
+        steps=steps,
+        progress=progress,
+    )
+    engine.expect(clip.data.shape[0] * samples * steps)
+    scale = _checked_scale(clip.data.mean(dim=2, keepdim=True))
+    noise = _noise_of(clip, None)
+
+    def slice_draws(b: int) -> Iterator[Tensor]:
+        known = (clip.data[b : b + 1] / scale).to(engine.device)
+        sigma = max(float(noise[b].max()) / scale, SMALLEST_SIGMA)
+        error = max(interpolation_error(known, clip.times, clip.period), sigma)
+        known = known if clip.is_complex else torch.complex(known, sigma * unit_noise(known, engine.generator(b, 0)))
+        levels = _levels(engine, WARM_FACTOR * error, LAST_FACTOR * error)
+        keep = grid.known.to(engine.device)
+        operator = grid.operator(engine.device)
+        measurement = Measurement(grid.measured(known), operator, sigma)
+        image = linear_frames(known, clip.times, grid.times, clip.period)
+        by_frame: list[Level] = [torch.where(keep, min(sigma, level), level) for level in levels[:-1]]
+
+        def begin(g: torch.Generator) -> Tensor:
+            return torch.where(keep, image, image + levels[0] * unit_noise(image, g))
+
+        for draw in _draws(engine, measurement, [*by_frame, 0.0], begin, b):
+            yield grid.wanted(draw)
+
+    result = _collect(engine, slice_draws, clip.data.shape[0], scale, real=not clip.is_complex)
+    restored = Clip(result.mean, clip.affine, grid.wanted_times, clip.period)
+    return _restored(result, restored, engine, scale, {"noise": noise.flatten().tolist(), "grid_frames": grid.frames})
+
+
+@dataclass(frozen=True)
+class _Result:
+    mean: Tensor
+    std: Tensor | None
+    samples: Tensor | None
+
+    def divided(self, gain: Tensor) -> _Result:
+        std, samples = self.std, self.samples
+        return _Result(
+            self.mean / gain, std if std is None else std / gain, samples if samples is None else samples / gain
+        )
+
+
+def _draws(
+    engine: Engine, measurement: Measurement, levels: list[Level], begin: Callable[[torch.Generator], Tensor], b: int
+) -> Iterator[Tensor]:
+    """The samples of slice b: one best image, or several draws."""
+    for k in range(engine.samples):
+        g = engine.generator(b, k)
+        loop = best_images if engine.samples == 1 else posterior_samples
+        for clean in loop(engine.denoiser, measurement, levels, begin(g), spread=_spread(engine), generator=g):
+            engine.tick()
+        yield clean
+
+
+def _uniform_noise_draws(engine: Engine, y: Tensor, sigma: float, b: int) -> Iterator[Tensor]:
+    """One evaluation; or draws: y is the state of the diffusion at sigma already, from where it only has to descend."""
+    if engine.samples == 1 and engine.steps == 1:
+        with torch.no_grad():
+            clean = engine.denoiser(y, sigma)
+        engine.tick()
+        yield clean
+        return
+    nothing = Measurement(torch.zeros_like(y), Mask(False), 1.0)
+    levels = _levels(engine, sigma, min(sigma, SMALLEST_SIGMA))
+    for k in range(engine.samples):
+        g = engine.generator(b, k)
+        for clean in posterior_samples(
+            engine.denoiser, nothing, levels, y, spread=lambda level: 0.0 * level, generator=g
+        ):
+            engine.tick()
+        yield clean
+
+
+def _levels(engine: Engine, high: float, low: float) -> list[Level]:
+    low = max(low, SMALLEST_SIGMA)
+    return [*noise_levels(engine.steps, max(high, low), low)]
+
+
+def _spread(engine: Engine) -> Callable[[Level], Level]:
+    """The measured RMSE of the prior times one fixed factor, also where the level differs between frames."""
+
+    def spread(sigma: Level) -> Level:
+        if not isinstance(sigma, Tensor):
+            return SPREAD_FACTOR * engine.spread(sigma)
+        values = [SPREAD_FACTOR * engine.spread(s) for s in sigma.flatten().tolist()]
+        return torch.tensor(values, device=sigma.device).reshape(sigma.shape)
+
+    return spread
+
+
+def _collect(
+    engine: Engine, slice_draws: Callable[[int], Iterator[Tensor]], slices: int, scale: float, *, real: bool = False
+) -> _Result:
+    """Run all slices and gather mean, std of the magnitude and samples, in input units, on the CPU."""
+    means, stds, kept = [], [], []
+    for b in range(slices):
+        draws = torch.stack([(draw.real if real else draw).cpu() * scale for draw in slice_draws(b)])
+        means.append(draws.mean(0))
+        if engine.samples > 1:
+            stds.append(draws.abs().std(0))
+            kept.append(draws)
+    if engine.samples == 1:
+        return _Result(torch.cat(means), None, None)
+    return _Result(torch.cat(means), torch.cat(stds), torch.cat(kept, dim=1))
+
+
+def _restored(result: _Result, clip: Clip, engine: Engine, scale: float, info: dict[str, Any]) -> Restored:
+    if not bool(torch.isfinite(torch.view_as_real(clip.data) if clip.is_complex else clip.data).all()):
+        raise InputError("the result is not finite: the input holds extreme values, or the prior does not fit it")
+    std = clip.with_data(result.std) if result.std is not None else None
+    about = {"scale": scale, "steps": engine.steps, "samples": engine.samples, "device": str(engine.device)}
+    return Restored(clip, std, result.samples, {**about, **info})
+
+
+def _checked_scale(average: Tensor) -> float:
+    scale = float(series_scale(average))
+    if not (np.isfinite(scale) and scale > 0):
+        raise InputError("the series has no scale: it is zero or not finite")
+    return scale
+
+
+def _noise_of(clip: Clip, sigma: float | Tensor | None) -> Tensor:
+    """Noise as (B or 1, 1, T or 1, Y or 1, X or 1)."""
+    if sigma is None:
+        return estimate_noise_image(clip.data).reshape(-1, 1, 1, 1, 1)
+    noise = torch.as_tensor(sigma, dtype=torch.float32)
+    noise = noise.reshape((1,) * (5 - noise.ndim) + tuple(noise.shape))
+    if not bool((noise > 0).all()) or not bool(torch.isfinite(noise).all()):
+        raise UsageError("sigma must be positive and finite")
+    return noise
+
+
+def _whitened(kspace: KSpace) -> tuple[KSpace, float, Tensor]:
+    """k-space of equal, uncorrelated noise in few coils, with maps; that noise's sigma; the gain of its image.
+
+    White noise keeps the mean power of the measured one, so that images stay in the units of the k-space. Without a
+    noise scan only the level is estimated: what differs between coils in such an estimate is signal. The gain (from
+    scaling whitened maps back to unit root-sum-of-squares) is divided out of the result.
+    """
+    gain = torch.ones(1, 1, 1, 1, 1)
+    noise = kspace.noise
+    if isinstance(noise, Tensor):
+        level = float(noise.diagonal().real.mean().sqrt())
+        white = noise / level**2
+        maps = kspace.maps
+        if maps is not None:
+            maps = prewhiten(maps, white)
+            gain = maps.abs().square().sum(1, keepdim=True).sqrt().clamp(min=1e-6)
+            maps = maps / gain
+        kspace = replace(kspace, data=prewhiten(kspace.data, white), maps=maps, noise=level)
+    else:
+        level = float(estimate_noise(kspace).square().mean().sqrt()) if noise is None else float(noise)
+    if kspace.coils > MOST_COILS:
+        kspace = compress_coils(kspace, MOST_COILS)
+    return (kspace if kspace.maps is not None else replace(kspace, maps=estimate_maps(kspace))), level, gain
+
+
+def _average_image(kspace: KSpace) -> Tensor:
+    """The coil-combined image of the time-averaged k-space (B, 1, 1, Y, X)."""
+    assert kspace.maps is not None
+    return (Fourier() @ Coils(kspace.maps)).adjoint(average_frames(kspace)[0])
+
+
+def _slice_of(kspace: KSpace, b: int, device: torch.device) -> KSpace:
+    def one(tensor: Tensor) -> Tensor:
+        return (tensor if tensor.shape[0] == 1 else tensor[b : b + 1]).to(device)
+
+    assert kspace.maps is not None
+    return replace(kspace, data=one(kspace.data), keep=one(kspace.keep), maps=one(kspace.maps))
+
+
+def _described(noise: float | Tensor | None) -> str:
+    return "estimated" if noise is None else "covariance" if isinstance(noise, Tensor) else f"{noise:g}"

@@ -1,0 +1,100 @@
+"""Where and how a restoration runs: device, precision, the prior made ready for a series, progress, seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from medseq.errors import ResourceError, UsageError
+from medseq.io.weights import load_prior
+from medseq.posterior import Denoiser
+from medseq.prior import Prior, SpreadTable, Windowed
+
+Progress = Callable[[int, int], None]
+
+# A window of this many frames holds a whole cardiac cycle; longer series are cut into such windows.
+WINDOW, OVERLAP = 64, 16
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """`auto` (a GPU if there is one), `cpu` or `cuda[:n]`. UsageError for another name, ResourceError for one not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"device {name!r} is none of auto, cpu, cuda, cuda:0, cuda:1, ...") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device {name!r} is none of auto, cpu, cuda, cuda:0, cuda:1, ...")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ResourceError(f"device {name!r} is not there ({torch.cuda.device_count()} GPUs found); use --device cpu")
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype | None:
+    """The dtype the network computes in (None: float32). `auto`: bfloat16 where the hardware is fast at it."""
+    choices: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
+    if name == "auto":
+        fast = device.type == "cuda" or "AVX512" in torch.backends.cpu.get_cpu_capability()
+        return torch.bfloat16 if fast else None
+    if name not in choices:
+        raise UsageError(f"precision {name!r} is none of auto, float32, bfloat16")
+    return choices[name]
+
+
+class Engine:
+    """A prior made ready for one series, and what its runs share.
+
+    prior: a Prior, a name or path for `load_prior`, or None for the shipped one. `denoiser` is what the sampler
+    calls: the prior on the device, in the chosen precision, periodic or not, windowed when the series is long.
+    """
+
+    def __init__(
+        self,
+        prior: Prior | str | Path | None,
+        *,
+        frames: int,
+        periodic: bool,
+        device: str,
+        precision: str,
+        seed: int,
+        samples: int,
+        steps: int,
+        progress: Progress | None,
+    ) -> None:
+        if samples < 1 or steps < 1:
+            raise UsageError(f"steps and samples must be at least 1, got {steps} and {samples}")
+        if not 0 <= seed < 2**31:
+            raise UsageError(f"the seed must be a whole number from 0 to 2^31 - 1, got {seed}")
+        self.device = choose_device(device)
+        loaded = prior if isinstance(prior, Prior) else load_prior(prior)
+        if loaded.spread is None:
+            raise UsageError("this prior has no spread table: measure it with medseq.train.measure_spread")
+        windowed = frames > WINDOW
+        ready = Prior(
+            loaded.net.to(self.device),
+            loaded.sigma_data,
+            loaded.spread,
+            periodic=periodic and not windowed,
+            autocast=choose_precision(precision, self.device),
+        ).eval()
+        self.denoiser: Denoiser = Windowed(ready, WINDOW, OVERLAP) if windowed else ready
+        self.spread: SpreadTable = loaded.spread
+        self.seed, self.samples, self.steps = seed, samples, steps
+        self._progress, self._done, self._total = progress, 0, 0
+
+    def generator(self, item: int, sample: int) -> torch.Generator:
+        """Noise of one slice and sample, the same whatever else is restored beside it and on whatever device."""
+        return torch.Generator().manual_seed((self.seed * 1_000_003 + item) * 1_009 + sample)
+
+    def expect(self, evaluations: int) -> None:
+        """How many calls of `tick` there will be."""
+        self._total = evaluations
+
+    def tick(self) -> None:
+        """One evaluation of the network is done."""
+        self._done += 1
+        if self._progress is not None:
+            self._progress(self._done, max(self._total, self._done))

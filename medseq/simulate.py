@@ -1,0 +1,121 @@
+"""From phantom to acquisition: clips with known truth, and the k-space a scanner would have measured of them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medseq.clip import Clip, KSpace, series_scale
+from medseq.errors import UsageError
+from medseq.noise import unit_noise
+from medseq.operators import Coils, Fourier, Mask
+from medseq.patterns import variable_density
+from medseq.phantoms.bold import bold_series
+from medseq.phantoms.cine import beating_heart
+
+
+def scanner_affine(size: tuple[int, int], slices: int, spacing: tuple[float, float, float]) -> np.ndarray:
+    """Voxel (x, y, z) -> RAS mm of axial slices about the isocentre; spacing (x, y, z) in mm."""
+    affine = np.diag([-spacing[0], -spacing[1], spacing[2], 1.0])
+    middle = np.array([size[1] // 2, size[0] // 2, (slices - 1) / 2, 1.0])
+    affine[:3, 3] = -(affine @ middle)[:3] + affine[:3, 3]
+    return affine
+
+
+def simulate_cine(
+    frames: int = 24, size: tuple[int, int] = (128, 128), slices: int = 1, period: float = 0.9, seed: int = 0
+) -> Clip:
+    """A beating heart: complex Clip (slices, 1, frames, Y, X) of one gated cycle of `period` seconds, free of noise.
+
+    Raises UsageError for impossible sizes.
+    """
+    _check(frames, size, slices)
+    g = torch.Generator().manual_seed(seed)
+    data = torch.stack([beating_heart(size, frames, g) for _ in range(slices)])[:, None]
+    affine = scanner_affine(size, slices, (1.4, 1.4, 8.0))
+    return Clip(data, affine, np.arange(frames) * period / frames, period)
+
+
+def simulate_bold(
+    frames: int = 60,
+    size: tuple[int, int] = (64, 64),
+    slices: int = 6,
+    repetition_time: float = 2.0,
+    change: float = 0.02,
+    noise: float = 0.02,
+    seed: int = 0,
+) -> tuple[Clip, Clip]:
+    """A BOLD magnitude series (slices, 1, frames, Y, X) with Rician noise, and its activation map as a one-frame Clip.
+
+    repetition_time: seconds. change: the largest signal change of the block design (0.02 is 2 %). noise: std of each
+    real channel as a share of the series' scale. Raises UsageError for impossible sizes.
+    """
+    _check(frames, size, slices)
+    g = torch.Generator().manual_seed(seed)
+    bold = bold_series(size, slices, frames, repetition_time, change, g)
+    truth = bold.series[:, None]
+    noisy = (torch.complex(truth, torch.zeros_like(truth)) + noise * unit_noise(truth.to(torch.complex64), g)).abs()
+    affine = scanner_affine(size, slices, (3.0, 3.0, 3.5))
+    # scanners store a few hundred to a few thousand units
+    series = Clip(1000 * noisy, affine, np.arange(frames) * repetition_time)
+    return series, Clip(bold.activation[:, None, None], affine)
+
+
+def coil_maps(coils: int, size: tuple[int, int], seed: int = 0) -> Tensor:
+    """Smooth complex sensitivities (1, C, 1, Y, X) of unit root-sum-of-squares: loops on a ring about the field of view.
+
+    Magnitude falls with the distance from each loop, phase turns about it, as in common birdcage phantoms.
+    """
+    g = torch.Generator().manual_seed(seed)
+    y = torch.linspace(-1, 1, size[0])[:, None]
+    x = torch.linspace(-1, 1, size[1])
+    maps = []
+    for c in range(coils):
+        angle = 2 * math.pi * (c + 0.3 * float(torch.rand((), generator=g))) / coils
+        dy, dx = y - 1.3 * math.sin(angle), x - 1.3 * math.cos(angle)
+        distance = torch.hypot(dy, dx)
+        phase = torch.atan2(dx * math.cos(angle) + dy * math.sin(angle), dy * math.cos(angle) - dx * math.sin(angle))
+        maps.append(torch.polar(1 / (0.3 + distance.square()), phase + angle))
+    stack = torch.stack(maps)
+    return (stack / stack.abs().square().sum(0).sqrt())[None, :, None]
+
+
+def acquire(
+    clip: Clip,
+    *,
+    coils: int | Tensor = 8,
+    acceleration: float = 8.0,
+    centre: int = 8,
+    noise: float = 0.01,
+    keep: Tensor | None = None,
+    seed: int = 0,
+) -> KSpace:
+    """The undersampled multi-coil k-space of an image series, without its maps (they are estimated, as on a scanner).
+
+    coils: how many simulated coils, or maps (B or 1, C, 1, Y, X). acceleration, centre: of the variable-density k-t
+    mask, or give `keep` (bool, broadcastable). noise: std of each real channel as a share of the series' scale.
+
+    Raises UsageError for impossible values.
+    """
+    if noise <= 0 or not math.isfinite(noise):
+        raise UsageError(f"the noise must be a positive share of the signal, got {noise}")
+    if isinstance(coils, int) and coils < 1:
+        raise UsageError(f"at least one coil is needed, got {coils}")
+    size = (clip.data.shape[-2], clip.data.shape[-1])
+    maps = coil_maps(coils, size, seed) if isinstance(coils, int) else coils
+    images = clip.data.to(torch.complex64)
+    if keep is None:
+        keep = variable_density(clip.frames, size[0], acceleration, centre, seed)
+    sigma = noise * float(series_scale(images.mean(2)))
+    full = (Fourier() @ Coils(maps))(images)
+    g = torch.Generator().manual_seed(seed)
+    data = Mask(keep)(full + sigma * unit_noise(full, g))
+    return KSpace(data, keep, noise=sigma, affine=clip.affine, times=clip.times, period=clip.period)
+
+
+def _check(frames: int, size: tuple[int, int], slices: int) -> None:
+    if frames < 1 or slices < 1 or min(size) < 16 or max(size) > 2048:
+        raise UsageError(f"can't simulate {frames} frames of {slices} slices of {size[0]} x {size[1]} (16 to 2048)")
