@@ -10,11 +10,10 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
@@ -23,14 +22,9 @@ from medseq import __version__, terminal
 from medseq.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from medseq.clip import Clip, KSpace
-    from medseq.provenance import RunRecord
     from medseq.restore import Restored
-
-SeriesType = TypeVar("SeriesType", "Clip", "KSpace")
-Progress = Callable[[int, int], None]
+    from medseq.terminal import Progress
 
 
 def _valid_device(_: type, device: str) -> None:
@@ -46,6 +40,7 @@ def _check_finite_positive(_: type, value: float | None) -> None:
 Output = Annotated[Path, Parameter(name=("--output", "-o"), help="File to write; missing folders are made.")]
 Count = Annotated[int, Parameter(validator=Number(gte=1))]
 Steps = Annotated[int, Parameter(validator=Number(gte=1), help="Noise levels: more is slower and sharper.")]
+Device = Annotated[str, Parameter(validator=_valid_device, help="auto, cpu, cuda or cuda:N.")]
 Positive = Annotated[float, Parameter(validator=_check_finite_positive)]
 
 
@@ -56,7 +51,7 @@ class Options:
 
     samples: Annotated[Count, Parameter(help="Draws; with more than one, their mean, and their std in OUT_std.")] = 1
     seed: Annotated[int, Parameter(validator=Number(gte=0), help="The same seed gives the same result.")] = 0
-    device: Annotated[str, Parameter(validator=_valid_device, help="auto, cpu, cuda or cuda:N.")] = "auto"
+    device: Device = "auto"
     precision: Annotated[Literal["auto", "float32", "bfloat16"], Parameter(help="What the network computes in.")] = (
         "auto"
     )
@@ -87,7 +82,7 @@ def _examples(*lines: str) -> str:
 def demo(
     *,
     output: Annotated[Path, Parameter(name=("--output", "-o"), help="Folder to write.")] = Path("demo_output"),
-    device: Annotated[str, Parameter(validator=_valid_device, help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Restore the sample series: k-space to images, noise removed, frames filled in; with pictures and a table."""
     from medseq.demo import print_scores, run_demo
@@ -114,7 +109,7 @@ def info(
     found = survey(path)
     bad = [series for series in found if series.error]
     if bad and not path.is_dir():
-        raise InputError(str(bad[0].error))
+        raise InputError(f"{path}: {bad[0].error}")
     if json:
         print(json_format.dumps([asdict(series) for series in found], indent=2))
     else:
@@ -141,6 +136,7 @@ def reconstruct(
     """Reconstruct an image series from undersampled k-space."""
     from medseq import restore
     from medseq.io import load_kspace
+    from medseq.jobs import restore_file
 
     def work(kspace: KSpace, progress: Progress) -> Restored:
         restored = restore.reconstruct(kspace, steps=steps, progress=progress, **asdict(options))
@@ -148,7 +144,7 @@ def reconstruct(
         return restored if keep_phase else replace(restored, clip=clip.with_data(clip.data.abs()))
 
     settings = {"complex": keep_phase, "steps": steps, **asdict(options)}
-    _restore("reconstruct", raw, output, settings, load_kspace, work)
+    print(restore_file("reconstruct", raw, output, settings, load_kspace, work))
 
 
 @app.command(
@@ -166,11 +162,12 @@ def denoise(
     """Remove noise from an image series."""
     from medseq import restore
     from medseq.io import load_clip
+    from medseq.jobs import restore_file
 
     def work(clip: Clip, progress: Progress) -> Restored:
         return restore.denoise(clip, sigma=sigma, steps=steps, progress=progress, **asdict(options))
 
-    _restore("denoise", series, output, {"sigma": sigma, "steps": steps, **asdict(options)}, load_clip, work)
+    print(restore_file("denoise", series, output, {"sigma": sigma, "steps": steps, **asdict(options)}, load_clip, work))
 
 
 @app.command(
@@ -193,63 +190,17 @@ def interpolate(
     """Fill in frames between those of an image series."""
     from medseq import restore
     from medseq.io import load_clip
+    from medseq.jobs import read_times, restore_file
 
     if factor is not None and times is not None:
         raise UsageError("--factor and --times exclude each other; give one")
-    wanted = None if times is None else _read_times(times)
+    wanted = None if times is None else read_times(times)
 
     def work(clip: Clip, progress: Progress) -> Restored:
         return restore.interpolate(clip, factor or 2, wanted, steps=steps, progress=progress, **asdict(options))
 
     settings = {"factor": factor, "times": wanted, "steps": steps, **asdict(options)}
-    _restore("interpolate", series, output, settings, load_clip, work)
-
-
-def _read_times(path: Path) -> np.ndarray:
-    import numpy as np
-
-    try:
-        return np.array([float(word) for word in path.read_text(encoding="utf-8").replace(",", " ").split()])
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; check the name") from None
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: must hold numbers (seconds) apart by blanks, commas or line ends ({error})"
-        ) from error
-
-
-def _restore(
-    command: str,
-    source: Path,
-    output: Path,
-    settings: Mapping[str, Any],
-    load: Callable[[Path], SeriesType],
-    work: Callable[[SeriesType, Progress], Restored],
-) -> None:
-    """Read, restore and write one series with its `run.json`, all of it or nothing."""
-    from medseq.io import NIFTI_ENDINGS, save_clip
-    from medseq.io.weights import weights_path
-    from medseq.provenance import RunRecord, collected_warnings, staged, stem
-
-    _check_output(output, NIFTI_ENDINGS, source)
-    prior = settings["prior"]
-    record = RunRecord(command, {**settings, "prior": prior and Path(prior).name})
-    with staged(output.parent) as folder, collected_warnings(terminal.warn) as record.warnings:
-        with record.timed("read"):
-            record.add_input(source)
-            series = load(source)
-            record.add_model(weights_path(prior))
-        with record.timed("restore"), terminal.progress(command) as progress:
-            restored = work(series, progress)
-        record.result = restored.info
-        with record.timed("write"):
-            like = None if command == "reconstruct" else source
-            save_clip(restored.clip, folder / output.name, like=like)
-            if restored.std is not None:
-                save_clip(restored.std, folder / output.name.replace(stem(output), f"{stem(output)}_std"), like=like)
-        record.save(folder / f"{stem(output)}.run.json")
-    slices, _, frames, height, width = restored.clip.data.shape
-    print(f"{output}: {frames} frames of {width} x {height}, {slices} slices; {record.elapsed:.1f} s")
+    print(restore_file("interpolate", series, output, settings, load_clip, work))
 
 
 @app.command(
@@ -276,96 +227,44 @@ def simulate(
     seed: Annotated[int, Parameter(validator=Number(gte=0), help="The same seed gives the same phantom.")] = 0,
 ) -> None:
     """Make a series with known truth: images, or the undersampled k-space that a scanner would measure of them."""
-    from medseq.io import NIFTI_ENDINGS, RAW_ENDINGS, save_clip, save_kspace
-    from medseq.provenance import RunRecord, collected_warnings, staged, stem
-    from medseq.simulate import acquire
+    from medseq.jobs import simulate_file
 
-    _check_output(output, (*NIFTI_ENDINGS, *RAW_ENDINGS), source)
-    if truth is not None:
-        _check_output(truth, NIFTI_ENDINGS, source)
-        if truth.absolute() == output.absolute():
-            raise UsageError(f"{truth}: is the output too; choose another name for the truth")
-    raw = output.name.lower().endswith(RAW_ENDINGS)
     phantom = {"frames": frames, "size": size, "slices": slices}
     scan = {"coils": coils, "acceleration": acceleration, "noise": noise}
-    record = RunRecord("simulate", {"kind": kind, "from": source, "seed": seed, **phantom, **scan})
-    if not raw and (source or any(scan.values())):
-        raise UsageError(f"{output}: --from, --coils, --acceleration and --noise make k-space; end the output in .h5")
-    if source and any(phantom.values()):
-        raise UsageError("--from excludes --frames, --size and --slices, which shape a phantom")
-    with ExitStack() as stack:
-        record.warnings = stack.enter_context(collected_warnings(terminal.warn))
-        folder = stack.enter_context(staged(output.parent))
-        clip, known = _scene(kind, source, record, {**_given(phantom), "seed": seed})
-        if raw:
-            kspace = acquire(clip, seed=seed, **_given(scan))
-            record.result = {"coils": kspace.coils, "noise": kspace.noise}
-            save_kspace(kspace, folder / output.name)
-        else:
-            save_clip(clip.with_data(clip.data.abs()), folder / output.name)
-        if truth is not None:
-            beside = folder if truth.parent == output.parent else stack.enter_context(staged(truth.parent))
-            save_clip(known.with_data(known.data.abs()), beside / truth.name)
-        record.save(folder / f"{stem(output)}.run.json")
-    print(f"{output}: {clip.frames} frames of {clip.data.shape[-1]} x {clip.data.shape[-2]}")
+    print(simulate_file(kind, output, source=source, truth=truth, phantom=phantom, scan=scan, seed=seed))
 
 
-def _given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that were given; the library's own defaults stand for the others."""
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _scene(kind: str, source: Path | None, record: RunRecord, phantom: Mapping[str, Any]) -> tuple[Clip, Clip]:
-    """The series to measure and what is known of it: itself, or where a BOLD series is active."""
-    import numpy as np
-
-    from medseq.io import load_clip
-    from medseq.simulate import simulate_bold, simulate_cine
-
-    if source is None and kind == "bold":
-        return simulate_bold(**phantom)
-    if source is None:
-        clip = simulate_cine(**phantom)
-        return clip, clip
-    record.add_input(source)
-    clip = load_clip(source)
-    if kind == "cine" and clip.period is None and clip.frames > 1:
-        # NIfTI has no field for it, and the frames of a cine are one whole cycle.
-        clip = replace(clip, period=float(np.ptp(np.asarray(clip.times)) * clip.frames / (clip.frames - 1)))
-    return clip, clip
-
-
-@app.command(help_epilogue=_examples("train config.yaml -o run", "train config.yaml -o run --restart"))
+@app.command(
+    help_epilogue=_examples(
+        "train configs/train_tiny.yaml -o runs/tiny", "train configs/train_tiny.yaml -o runs/tiny --restart"
+    )
+)
 def train(
     config: Annotated[Path, Parameter(help="YAML file; configs/ holds presets.")],
     /,
     *,
     output: Annotated[Path, Parameter(name=("--output", "-o"), help="Folder for checkpoints and weights.")],
     restart: Annotated[bool, Parameter(help="Begin anew though the folder holds an unfinished run.")] = False,
+    device: Device = "auto",
 ) -> None:
     """Train a prior; the same command goes on where a killed run stood, to the same result."""
     from medseq.config import load_config
     from medseq.provenance import RunRecord, collected_warnings, staged
+    from medseq.runtime import choose_device
     from medseq.train import train as steps_of
 
-    record = RunRecord("train", {"restart": restart})
+    record = RunRecord("train", {"restart": restart, "device": device})
     with collected_warnings(terminal.warn) as record.warnings:
         record.add_input(config)
         settings = load_config(config)
+        stills = settings.load_stills()
         with record.timed("train"), terminal.progress("train") as progress:
-            for state in steps_of(settings, output, resume=not restart):
-                progress(state.step, settings.steps)
+            where = str(choose_device(device))
+            for state in steps_of(settings.recipe, output, stills=stills, resume=not restart, device=where):
+                progress(state.step, settings.recipe.steps)
         with staged(output) as folder:
             record.save(folder / "run.json")
-    print(f"{output}: trained for {settings.steps} steps")
-
-
-def _check_output(output: Path, endings: Sequence[str], source: Path | None = None) -> None:
-    """Refuse an impossible output before minutes are spent on it."""
-    if not output.name.lower().endswith(tuple(endings)):
-        raise UsageError(f"{output}: the output must end in {' or '.join(endings)}")
-    if source is not None and source.exists() and output.exists() and source.samefile(output):
-        raise UsageError(f"{output}: is the input; choose another name for the output")
+    print(f"{output}: trained for {settings.recipe.steps} steps")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -375,7 +274,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [word for word in words if word != "--debug"]
     try:
         with terminal.sigterm_raises():
-            return int(app(words, exit_on_error=False, print_error=False) or 0)
+            code = int(app(words, exit_on_error=False, print_error=False) or 0)
+            sys.stdout.flush()  # a reader that has gone shows here, not while Python shuts down
+            return code
     except CycloptsError as error:
         terminal.say(f"error: {error} See medseq {' '.join(error.command_chain or ())} --help")
         return UsageError.exit_code

@@ -39,7 +39,7 @@ class Clip:
 
     data: (B, 1, T, Y, X), float32 magnitude or complex64, in input units; B counts slices (voxel axis z).
     affine: 4x4 float64, voxel (x, y, z) -> RAS+ millimetres.
-    times: (T,) float64, the time of each frame in seconds, strictly increasing.
+    times: (T,) float64, the time of each frame in seconds, strictly increasing; frame indices when not given.
     period: seconds of one gated cycle, or None when the series is not periodic.
 
     Raises InputError on a wrong number of dimensions, a singular or non-finite affine, or impossible times.
@@ -47,7 +47,7 @@ class Clip:
 
     data: Tensor
     affine: np.ndarray = field(default_factory=lambda: np.eye(4))
-    times: np.ndarray | None = None
+    times: np.ndarray = None  # type: ignore[assignment]  # None: frame indices
     period: float | None = None
 
     def __post_init__(self) -> None:
@@ -90,7 +90,7 @@ class KSpace:
     maps: Tensor | None = None
     noise: float | Tensor | None = None
     affine: np.ndarray = field(default_factory=lambda: np.eye(4))
-    times: np.ndarray | None = None
+    times: np.ndarray = None  # type: ignore[assignment]  # None: frame indices
     period: float | None = None
 
     def __post_init__(self) -> None:

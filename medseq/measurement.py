@@ -8,6 +8,8 @@ perturbation). No gradient of the prior is ever taken, and noisy data are never 
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,7 @@ from medseq.operators import LinearOp
 from medseq.solve import cg
 
 Spread = float | Tensor
+T = TypeVar("T", float, Tensor, Spread)
 
 
 class Measurement:
@@ -46,7 +49,7 @@ class Measurement:
         self.chunk = chunk if A.separable else 0
 
     def solve(self, clean: Tensor, spread: Spread) -> Tensor:
-        """The mean of x given y, when x ~ N(clean, spread^2). clean: (B, 1, T, Y, X); spread: a number or (B, 1, T, 1, 1)."""
+        """The mean of x given y, when x ~ N(clean, spread^2): (B, 1, T, Y, X). spread: a number or (B, 1, T, 1, 1)."""
         return self._each_chunk(clean, spread, perturbed=False, generator=None)
 
     def draw(self, clean: Tensor, spread: Spread, generator: torch.Generator | None = None) -> Tensor:
@@ -65,7 +68,7 @@ class Measurement:
         for first in range(0, frames, step):
             chunk = slice(first, first + step)
             operator = self.A.frames(chunk) if self.chunk else self.A
-            y = _of_frames(self.y, chunk) if self.chunk else self.y
+            y: Tensor = _of_frames(self.y, chunk) if self.chunk else self.y
             sigma, width = _of_frames(self.sigma, chunk if self.chunk else slice(None)), _of_frames(spread, chunk)
             x = clean[:, :, chunk]
             if perturbed:
@@ -91,7 +94,7 @@ class Measurement:
         return x + spread * d
 
 
-def _of_frames(value: Spread, chunk: slice) -> Spread:
+def _of_frames(value: T, chunk: slice) -> T:
     """The frames in `chunk` of a number, or of a tensor that may be constant over time."""
     if isinstance(value, Tensor) and value.ndim == 5 and value.shape[2] > 1:
         return value[:, :, chunk]
@@ -99,8 +102,10 @@ def _of_frames(value: Spread, chunk: slice) -> Spread:
 
 
 def _noise_by_frame(x: Tensor, y: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """Noise like x and like y, both of a frame before those of the next, so that it is the same however frames are chunked."""
+    """Noise like x and like y, frame by frame in turn, so that it is the same however frames are chunked."""
     if x.shape[2] != y.shape[2]:  # an operator that mixes frames, which is never chunked
         return unit_noise(x, generator), unit_noise(y, generator)
-    pairs = [(unit_noise(a, generator), unit_noise(b, generator)) for a, b in zip(x.unbind(2), y.unbind(2), strict=True)]
+    pairs = [
+        (unit_noise(a, generator), unit_noise(b, generator)) for a, b in zip(x.unbind(2), y.unbind(2), strict=True)
+    ]
     return torch.stack([a for a, _ in pairs], dim=2), torch.stack([b for _, b in pairs], dim=2)

@@ -23,8 +23,14 @@ def shifted(x: Tensor, step: int, periodic: bool) -> Tensor:
     return torch.cat([x[:, 1:], edge], dim=1) if step > 0 else torch.cat([edge, x[:, :-1]], dim=1)
 
 
+def _silent(layer: nn.Module) -> None:
+    """Start from an output of zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
 class TimeMix(nn.Module):
-    """Previous, same and next frame and the mean over the clip, in a quarter of the channels, mixed by 1x1 convolutions.
+    """Previous, same and next frame and the mean over the clip, in a quarter of the channels, mixed by a convolution.
 
     Zero at first, so that an untrained network treats frames apart.
     """
@@ -33,8 +39,7 @@ class TimeMix(nn.Module):
         super().__init__()
         self.shrink = nn.Conv2d(channels, channels // 4, 1)
         self.mix = nn.Conv2d(4 * (channels // 4), channels, 1)
-        nn.init.zeros_(self.mix.weight)
-        nn.init.zeros_(self.mix.bias)
+        _silent(self.mix)
 
     def forward(self, x: Tensor, frames: int, periodic: bool) -> Tensor:
         clip = self.shrink(x).unflatten(0, (-1, frames))
@@ -56,10 +61,8 @@ class Block(nn.Module):
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.time = TimeMix(channels)
-        nn.init.zeros_(self.film.weight)
-        nn.init.zeros_(self.film.bias)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        _silent(self.film)
+        _silent(self.conv2)
 
     def forward(self, x: Tensor, noise: Tensor, frames: int, periodic: bool) -> Tensor:
         gain, shift = self.film(noise)[:, None, None].chunk(2, dim=-1)
@@ -80,6 +83,8 @@ class VideoUNet(nn.Module):
     noise (B, T) the embedding input, log(sigma) / 4 in EDM; returns the shape of x.
     """
 
+    frequencies: Tensor
+
     def __init__(self, width: tuple[int, ...] = (32, 80, 160), blocks: int = 2, channels: int = 2) -> None:
         super().__init__()
         self.width, self.blocks, self.channels = tuple(width), blocks, channels
@@ -94,8 +99,7 @@ class VideoUNet(nn.Module):
         self.join = nn.ModuleList(nn.Conv2d(2 * w, w, 1) for w in width[:-1])
         self.up = nn.ModuleList(self._stage(w, embedding) for w in width[:-1])
         self.leave = nn.Conv2d(width[0], 4 * channels, 3, padding=1)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        _silent(self.leave)
 
     def _stage(self, channels: int, embedding: int) -> nn.ModuleList:
         return nn.ModuleList(Block(channels, embedding) for _ in range(self.blocks))

@@ -134,7 +134,12 @@ class Coils(LinearOp):
         return self.maps * x
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return (self.maps.conj() * y).sum(1, keepdim=True)
+        conjugate = self.maps.conj()
+        image = conjugate[:, :1] * y[:, :1]
+        # Coil by coil: several times faster than a sum over a product as large as all coils.
+        for coil in range(1, self.maps.shape[1]):
+            image.addcmul_(conjugate[:, coil : coil + 1], y[:, coil : coil + 1])
+        return image
 
     def normal(self, x: Tensor) -> Tensor:
         return self.maps.abs().square().sum(1, keepdim=True) * x
@@ -244,8 +249,7 @@ class _Product(LinearOp):
 class _MaskedFourier(_Product):
     """`Mask @ Fourier` with a cheaper normal operator.
 
-    F^H M F is a circular convolution. It commutes with the shifts that centre the image, and along an axis on which
-    the mask is constant (the readout of Cartesian sampling) the transform and its inverse cancel: both are left out.
+    F^H M F is a circular convolution, which commutes with the shifts that centre the image: only the mask is shifted.
     """
 
     def __init__(self, mask: Mask, fourier: Fourier) -> None:
@@ -253,13 +257,11 @@ class _MaskedFourier(_Product):
         self.mask = mask
 
     def normal(self, x: Tensor) -> Tensor:
-        keep = self.mask.keep
-        axes = [axis for axis in (-2, -1) if isinstance(keep, Tensor) and keep.shape[axis] > 1]
-        if not isinstance(keep, Tensor) or not axes:
+        if not isinstance(self.mask.keep, Tensor):
             return self.mask.normal(x)
-        spectrum = torch.fft.fftn(x, dim=axes, norm="ortho")
-        spectrum = torch.where(_unshift(keep), spectrum, 0)
-        return torch.fft.ifftn(spectrum, dim=axes, norm="ortho")
+        # In place, and along the readout too where it would cancel: both are faster than the strided transform.
+        spectrum = torch.fft.fft2(x, norm="ortho").mul_(_unshift(self.mask.keep))
+        return torch.fft.ifft2(spectrum, norm="ortho")
 
     def frames(self, chunk: slice) -> LinearOp:
         return _MaskedFourier(self.mask.frames(chunk), Fourier())

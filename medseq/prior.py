@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -63,7 +64,7 @@ class Prior(nn.Module):
         total = (level.square() + self.sigma_data**2).sqrt()
         real = torch.view_as_real(x[:, 0]).movedim(-1, 1)
         noise = level[:, 0, :, 0, 0].log() / 4
-        with torch.autocast(x.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+        with nullcontext() if self.autocast is None else torch.autocast(x.device.type, dtype=self.autocast):
             out = self.net(real / total, noise, self.periodic)
         clean = real * (self.sigma_data / total) ** 2 + out.float() * (level * self.sigma_data / total)
         return torch.view_as_complex(clean.movedim(1, -1).contiguous())[:, None]
@@ -95,7 +96,9 @@ class Windowed:
         out, mass = torch.zeros_like(x), torch.zeros(total, 1, 1, device=x.device)
         for start in self._starts(total):
             window = slice(start, start + self.frames)
-            level = sigma[:, :, window] if isinstance(sigma, Tensor) and sigma.ndim == 5 and sigma.shape[2] > 1 else sigma
+            level = (
+                sigma[:, :, window] if isinstance(sigma, Tensor) and sigma.ndim == 5 and sigma.shape[2] > 1 else sigma
+            )
             out[:, :, window] += weight * self.prior(x[:, :, window], level)
             mass[window] += weight
         return out / mass

@@ -1,7 +1,7 @@
 """The three tasks: denoise, interpolate, reconstruct. Each states what was measured and runs the one sampler.
 
-A series is divided by one scale (`series_scale`) on the way in and multiplied by it on the way out. Slices are
-restored one after the other, each with noise of its own seed, so neither memory nor result depends on how many there are.
+A series is divided by one scale (`series_scale`) on the way in and multiplied by it on the way out. Slices are restored
+one after the other, each with noise of its own seed, so neither memory nor result depends on how many there are.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from medseq.coils import average_frames, compress_coils, estimate_maps
 from medseq.errors import InputError, UsageError
 from medseq.measurement import Measurement
 from medseq.noise import estimate_noise, estimate_noise_image, prewhiten, unit_noise
-from medseq.operators import Coils, Fourier, Identity, Mask
+from medseq.operators import Coils, Fourier, Identity, Mask, Resample
 from medseq.posterior import Level, best_images, noise_levels, posterior_samples
 from medseq.prior import Prior
 from medseq.runtime import Engine, Progress
-from medseq.timegrid import TimeGrid, interpolation_error, linear_frames
+from medseq.timegrid import TimeGrid, interpolation_error, linear_weights
 from medseq.warmstart import sense_operator, warm_start
 
 # Chosen on simulated and animated cases (docs/measurements.md), then fixed.
@@ -208,7 +208,7 @@ def interpolate(
         keep = grid.known.to(engine.device)
         operator = grid.operator(engine.device)
         measurement = Measurement(grid.measured(known), operator, sigma)
-        image = linear_frames(known, clip.times, grid.times, clip.period)
+        image = Resample(linear_weights(clip.times, grid.times, clip.period).to(engine.device))(known)
         by_frame: list[Level] = [torch.where(keep, min(sigma, level), level) for level in levels[:-1]]
 
         def begin(g: torch.Generator) -> Tensor:
@@ -242,9 +242,7 @@ def _draws(
     for k in range(engine.samples):
         g = engine.generator(b, k)
         loop = best_images if engine.samples == 1 else posterior_samples
-        for clean in loop(engine.denoiser, measurement, levels, begin(g), spread=_spread(engine), generator=g):
-            engine.tick()
-        yield clean
+        yield engine.last(loop(engine.denoiser, measurement, levels, begin(g), spread=_spread(engine), generator=g))
 
 
 def _uniform_noise_draws(engine: Engine, y: Tensor, sigma: float, b: int) -> Iterator[Tensor]:
@@ -259,11 +257,9 @@ def _uniform_noise_draws(engine: Engine, y: Tensor, sigma: float, b: int) -> Ite
     levels = _levels(engine, sigma, min(sigma, SMALLEST_SIGMA))
     for k in range(engine.samples):
         g = engine.generator(b, k)
-        for clean in posterior_samples(
-            engine.denoiser, nothing, levels, y, spread=lambda level: 0.0 * level, generator=g
-        ):
-            engine.tick()
-        yield clean
+        yield engine.last(
+            posterior_samples(engine.denoiser, nothing, levels, y, spread=lambda level: 0.0 * level, generator=g)
+        )
 
 
 def _levels(engine: Engine, high: float, low: float) -> list[Level]:

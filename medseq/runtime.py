@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from medseq.errors import ResourceError, UsageError
 from medseq.io.weights import load_prior
@@ -19,7 +20,7 @@ WINDOW, OVERLAP = 64, 16
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """`auto` (a GPU if there is one), `cpu` or `cuda[:n]`. UsageError for another name, ResourceError for one not there."""
+    """`auto` (a GPU if there is one), `cpu` or `cuda[:n]`. UsageError for other names, ResourceError if absent."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -92,6 +93,15 @@ class Engine:
     def expect(self, evaluations: int) -> None:
         """How many calls of `tick` there will be."""
         self._total = evaluations
+
+    def last(self, loop: Iterator[Tensor]) -> Tensor:
+        """The sample that the sampler ends with, reporting every level on the way."""
+        *_, sample = map(self._counted, loop)
+        return sample
+
+    def _counted(self, clean: Tensor) -> Tensor:
+        self.tick()
+        return clean
 
     def tick(self) -> None:
         """One evaluation of the network is done."""

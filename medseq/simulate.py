@@ -65,7 +65,7 @@ def simulate_bold(
 
 
 def coil_maps(coils: int, size: tuple[int, int], seed: int = 0) -> Tensor:
-    """Smooth complex sensitivities (1, C, 1, Y, X) of unit root-sum-of-squares: loops on a ring about the field of view.
+    """Smooth complex sensitivities (1, C, 1, Y, X) of unit root-sum-of-squares: loops on a ring about the image.
 
     Magnitude falls with the distance from each loop, phase turns about it, as in common birdcage phantoms.
     """
@@ -75,7 +75,7 @@ def coil_maps(coils: int, size: tuple[int, int], seed: int = 0) -> Tensor:
     maps = []
     for c in range(coils):
         angle = 2 * math.pi * (c + 0.3 * float(torch.rand((), generator=g))) / coils
-        dy, dx = y - 1.3 * math.sin(angle), x - 1.3 * math.cos(angle)
+        dy, dx = y - 1.6 * math.sin(angle), x - 1.6 * math.cos(angle)
         distance = torch.hypot(dy, dx)
         phase = torch.atan2(dx * math.cos(angle) + dy * math.sin(angle), dy * math.cos(angle) - dx * math.sin(angle))
         maps.append(torch.polar(1 / (0.3 + distance.square()), phase + angle))

@@ -67,8 +67,13 @@ def _look(path: Path) -> Series:
         with collected_warnings(lambda message: None) as problems:
             series = load_kspace(path) if raw else load_clip(path)
     except MedseqError as error:
-        return Series(str(path), kind, error=" ".join(str(error).split()))
-    return _describe(str(path), kind, series, problems)
+        return Series(str(path), kind, error=_without_path(error, path))
+    return _describe(str(path), kind, series, [_without_path(problem, path) for problem in problems])
+
+
+def _without_path(message: object, path: Path) -> str:
+    """One line; the path stands above it already."""
+    return " ".join(str(message).split()).removeprefix(f"{path}: ")
 
 
 def _describe(path: str, kind: str, series: Clip | KSpace, problems: list[str]) -> Series:
@@ -86,7 +91,7 @@ def _describe(path: str, kind: str, series: Clip | KSpace, problems: list[str]) 
         voxel=(round(float(voxel[0]), 4), round(float(voxel[1]), 4), round(float(voxel[2]), 4)),
         orientation="".join(nibabel.aff2axcodes(series.affine)),
         interval=round(float(np.median(steps)), 6) if len(steps) else None,
-        duration=round(float(np.sum(steps)), 6),
+        duration=round(float(np.sum(steps)), 6) if len(steps) else None,
         period=series.period,
         coils=series.coils if isinstance(series, KSpace) else None,
         acceleration=_acceleration(series) if isinstance(series, KSpace) else None,

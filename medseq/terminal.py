@@ -15,6 +15,8 @@ from medseq.errors import MedseqError, ResourceError
 if TYPE_CHECKING:
     from medseq.survey import Series
 
+Progress = Callable[[int, int], None]
+
 _OUT_OF_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG, errno.EROFS}
 
 
@@ -78,7 +80,7 @@ def warn(message: str) -> None:
 
 
 @contextmanager
-def progress(title: str) -> Iterator[Callable[[int, int], None]]:
+def progress(title: str) -> Iterator[Progress]:
     """A progress bar on stderr, driven by calling what this yields with (done, total); nothing off a terminal."""
     from rich.console import Console
     from rich.progress import (

@@ -1,4 +1,4 @@
-"""Frames between frames: the uniform time grid that holds known and wanted times, and linear interpolation on it."""
+"""Frames between frames: the uniform time grid that holds known and wanted times."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medseq.clip import Clip
 from medseq.errors import UsageError
-from medseq.operators import LinearOp, Mask, Resample
+from medseq.operators import LinearOp, Mask, Resample, interpolation_matrix
 
 _TOLERANCE = 0.01  # of a frame interval
 _FINEST = 16  # grid steps a frame interval
@@ -93,23 +93,12 @@ class TimeGrid:
 
 
 def linear_weights(known: np.ndarray, wanted: np.ndarray, period: float | None) -> Tensor:
-    """(wanted, known) float32 weights of linear interpolation in time, circular with a period (seconds)."""
-    times = np.concatenate([known, [known[0] + period]]) if period is not None else known
-    place = np.interp(wanted, times, np.arange(len(times)))
-    lower = np.minimum(place.astype(int), len(times) - 2)
-    weights = np.zeros((len(wanted), len(times)))
-    rows = np.arange(len(wanted))
-    weights[rows, lower] = 1 - (place - lower)
-    weights[rows, lower + 1] = place - lower
-    if period is not None:
-        weights[:, 0] += weights[:, -1]
-        weights = weights[:, :-1]
-    return torch.from_numpy(weights.astype(np.float32))
+    """(wanted, known) float32 weights of linear interpolation in time, circular with a period (seconds).
 
-
-def linear_frames(known: Tensor, times: np.ndarray, wanted: np.ndarray, period: float | None) -> Tensor:
-    """Linear interpolation of (B, 1, T, Y, X) from `times` to `wanted`: the baseline, and the sampler's start."""
-    return Resample(linear_weights(times, wanted, period).to(known.device))(known)
+    Times a rounding error outside the known span count as its ends.
+    """
+    inside = wanted if period is not None else np.clip(wanted, known[0], known[-1])
+    return interpolation_matrix(torch.tensor(known), torch.tensor(inside), period).float()
 
 
 def interpolation_error(known: Tensor, times: np.ndarray, period: float | None) -> float:

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import copy
 import math
+import os
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from medseq.errors import InputError
+from medseq.errors import InputError, UsageError
+from medseq.io.weights import save_prior
 from medseq.network import VideoUNet
 from medseq.noise import unit_noise
 from medseq.phantoms.clips import ClipSource
@@ -30,8 +33,13 @@ class Recipe:
 
     learning_rate falls linearly to 0 over the last `cooldown` share of `steps`. sigma_data: std of each real channel
     of the clips. log_sigma: mean and std of ln sigma for 80 % of the clips; the others are log-uniform in
-    `sigma_range`. mixed_share: clips whose frames carry two noise levels (known and missing frames).
+    `sigma_range`. mixed_share: clips whose frames carry two noise levels (known and missing frames). spread_batches:
+    held-out batches that the spread table is measured on.
+
+    Raises UsageError for values that no training can have.
     """
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  (a misspelt name in a preset is an error)
 
     width: tuple[int, ...] = (32, 80, 160)
     blocks: int = 2
@@ -52,6 +60,18 @@ class Recipe:
     bfloat16: bool = True
     compile: bool = False
     checkpoint_every: int = 250
+    spread_batches: int = 12
+
+    def __post_init__(self) -> None:
+        positive = (self.sigma_data, self.steps, self.learning_rate, self.window, self.frames_per_batch, self.blocks)
+        counts = (*self.width, *self.frames, self.checkpoint_every)
+        if min(positive) <= 0 or not self.width or not self.frames or min(counts) < 1:
+            raise UsageError("sizes, steps and rates of a training recipe must be positive")
+        if self.window % 2 ** len(self.width) or min(self.width) < 4:
+            raise UsageError(f"the window must be a multiple of {2 ** len(self.width)}, and every width at least 4")
+        shares = (self.cooldown, self.ema, self.mixed_share, self.real_share, self.still_share)
+        if min(shares) < 0 or max(shares) > 1 or not 0 < self.sigma_range[0] < self.sigma_range[1]:
+            raise UsageError("shares of a training recipe lie between 0 and 1, and noise levels increase from above 0")
 
     def source(self, stills: Tensor | None, device: torch.device, *, held_out: bool = False) -> ClipSource:
         """The clips of this recipe; `held_out` ones come from another seed and, where there are, other stills."""
@@ -159,7 +179,7 @@ def _follow(average: torch.nn.Module, net: torch.nn.Module, decay: float) -> Non
 
 
 @torch.no_grad()
-def measure_spread(prior: Prior, source: ClipSource, batches: int = 12, levels: int = 25) -> SpreadTable:
+def measure_spread(prior: Prior, source: ClipSource, batches: int, levels: int = 25) -> SpreadTable:
     """The RMSE (each real channel) of `prior` at noise levels .002 to 20 over clips that it was not trained on."""
     sigmas = torch.logspace(math.log10(0.002), math.log10(20.0), levels).tolist()
     errors = torch.zeros(levels)
@@ -200,3 +220,47 @@ def load_checkpoint(state: Training, path: Path) -> None:
     except Exception as error:  # torch raises half a dozen kinds for a damaged file
         first = str(error).splitlines()[0][:200]
         raise InputError(f"{path}: not a checkpoint of this recipe ({first}); delete it to start anew") from error
+
+
+def train(
+    recipe: Recipe, folder: str | Path, *, stills: Tensor | None = None, resume: bool = True, device: str = "cpu"
+) -> Iterator[Training]:
+    """Run a recipe to its end, yielding after every step; leaves `prior.safetensors` and its card in `folder`.
+
+    Checkpoints are written on the way, from which the same call goes on (resume). Under `torchrun` every process calls
+    this; the first one writes. stills: (N, Y, X) real magnitude frames to animate beside the phantoms.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if "WORLD_SIZE" in os.environ and not dist.is_initialized():
+        dist.init_process_group()
+    first = not dist.is_initialized() or dist.get_rank() == 0
+    where = torch.device(device)
+    state = start(recipe, where)
+    checkpoint = folder / "checkpoint.pt"
+    if resume and checkpoint.exists():
+        load_checkpoint(state, checkpoint)
+    began, done = time.monotonic(), state.step
+    for _ in training(recipe, state, recipe.source(stills, where)):
+        if first and (state.step % recipe.checkpoint_every == 0 or state.step == recipe.steps):
+            save_checkpoint(state, checkpoint)
+        yield state
+    if not first:
+        return
+    state.average.eval()
+    state.average.spread = measure_spread(
+        state.average, recipe.source(stills, where, held_out=True), recipe.spread_batches
+    )
+    about = {
+        "what": "video diffusion prior for dynamic MR series, trained with `medseq train`",
+        "data": "procedural phantoms (medseq.phantoms)"
+        + ("" if stills is None else f", {len(stills)} animated stills"),
+        "steps": state.step,
+        "hours_of_this_run": round((time.monotonic() - began) / 3600, 2),
+        "steps_of_this_run": state.step - done,
+        "final_loss": round(sum(state.losses[-200:]) / max(1, len(state.losses[-200:])), 4),
+        "recipe": asdict(recipe),
+    }
+    save_prior(state.average, folder / "prior.safetensors", about)
+    curve = [f"{i + 1},{value:.5f}" for i, value in enumerate(state.losses)]
+    (folder / "loss.csv").write_text("step,loss\n" + "\n".join(curve) + "\n", "utf-8")

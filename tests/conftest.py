@@ -9,7 +9,7 @@ import hypothesis
 import pytest
 
 # Random tests that are the same on every machine and never fail for being slow on a busy one.
-hypothesis.settings.register_profile("medseq", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("medseq", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("medseq")
 
 

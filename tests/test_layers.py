@@ -26,7 +26,7 @@ LEVELS = (
     {"phantoms", "prior"},
     {"baselines", "coils", "io", "measurement", "posterior", "timegrid", "warmstart"},
     {"config", "provenance", "restore", "runtime", "simulate", "survey", "train", "transforms"},
-    {"demo", "report", "terminal"},
+    {"demo", "jobs", "report", "terminal"},
     {"__main__", "cli"},
 )
 NUMERICS = (LEVELS[0] | LEVELS[1] | LEVELS[2]) - {"io"}

@@ -16,7 +16,7 @@ def _real_std(x: torch.Tensor) -> float:
 
 
 def test_draw_of_a_mask_has_the_law_of_two_beliefs() -> None:
-    """A = Mask, sigma = spread: where measured two equal beliefs meet (std sigma / sqrt 2), elsewhere the spread stays."""
+    """A = Mask, sigma = spread: std sigma / sqrt 2 where measured (two equal beliefs meet), elsewhere the spread."""
     g = torch.Generator().manual_seed(1)
     keep = torch.rand(1, 1, 6, 64, 64, generator=g) < 0.5
     clean, y = torch.full((4, 1, 6, 64, 64), 2.0 + 1j), torch.full((4, 1, 6, 64, 64), 4.0 - 1j)

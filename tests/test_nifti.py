@@ -342,7 +342,7 @@ def test_a_broken_gzip_is_refused_though_nibabel_accepts_it(tmp_path: Path) -> N
             load_clip(path)
 
 
-@settings(max_examples=6000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 351), st.integers(0, 255)), min_size=1, max_size=4), st.booleans())
 def test_any_damaged_header_gives_a_clip_or_an_input_error(
     tmp_path: Path, damage: list[tuple[int, int]], second: bool

@@ -17,7 +17,7 @@ SAMPLES = 96
 
 
 class GaussianPrior:
-    """Stationary in time and space: its covariance is diagonal in the 3-D Fourier domain. Variances per real channel."""
+    """Stationary, so that its covariance is diagonal in the 3-D Fourier domain (variances of each real channel)."""
 
     def __init__(self) -> None:
         axes = [torch.fft.fftfreq(n, dtype=torch.float64) * n for n in SIZE]
@@ -104,7 +104,7 @@ def _noisy(A: LinearOp, y: Tensor, sigma: float, g: torch.Generator) -> Tensor:
 
 
 def test_twelve_warm_levels_are_no_posterior_and_the_figure_is_printed() -> None:
-    """The fast regime is reported, not promised: its std is too small, but its mean lies nearer the truth than its start."""
+    """The fast regime is reported, not promised; its mean must lie nearer the exact one than its start does."""
     A, sigma, everywhere = cases()["three coils"]
     prior, g = GaussianPrior(), torch.Generator().manual_seed(7)
     truth = prior.sample(g)

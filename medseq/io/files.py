@@ -28,7 +28,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         yield temporary
         _to_disk(temporary)
         os.replace(temporary, path)
-        _to_disk(path.parent)
+        with suppress(OSError):  # some file systems have no fsync for folders; the file itself is complete
+            _to_disk(path.parent)
     except OSError as error:
         reason = error.strerror or str(error).splitlines()[0]
         raise ResourceError(

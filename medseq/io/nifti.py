@@ -220,7 +220,7 @@ def _describe(header: Nifti1Header, clip: Clip, like: Path | None, shape: tuple[
     header["vox_offset"] = 0  # nibabel fills it in, extensions considered
     if affine is None or not np.allclose(affine, clip.affine, rtol=0, atol=1e-6):
         fields.write_affine(header, clip.affine)
-    clip_times = cast(np.ndarray, clip.times)
+    clip_times = clip.times
     notes = []
     if times is None or times.shape != clip_times.shape or not np.allclose(times, clip_times, rtol=0, atol=1e-9):
         notes = fields.write_times(header, clip_times)
@@ -235,9 +235,11 @@ def _own_timing(header: Nifti1Header, times: np.ndarray, path: Path) -> tuple[np
     """Times and period as medseq noted them in the header, unless another tool has changed the frames since."""
     try:
         content = fields.read_extension(header)
+        if not content:
+            return times, None, []
         noted = np.array(content.get("times", times), dtype=np.float64)
         period = content.get("period")
         checked = Clip(torch.zeros(1, 1, len(times), 1, 1), times=noted, period=cast("float | None", period))
-    except (InputError, ValueError, TypeError, KeyError):
+    except (InputError, ValueError, TypeError, KeyError, AttributeError):
         return times, None, [f"{path}: the timing that medseq noted in the header no longer fits; it is left aside"]
-    return cast(np.ndarray, checked.times), checked.period, []
+    return checked.times, checked.period, []

@@ -12,14 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import ismrmrd
+import h5py
 import numpy as np
 import torch
 from torch import Tensor
 
 from medseq.clip import KSpace
-from medseq.errors import InputError, MedseqWarning
+from medseq.errors import InputError, MedseqError, MedseqWarning
 from medseq.io.files import atomic_write
+from medseq.io.ismrmrd_library import ismrmrd
 from medseq.io.raw_header import acquisitions_of, header_of
 from medseq.io.raw_plan import make_plan
 from medseq.io.raw_samples import grid_samples, measured_noise
@@ -28,6 +29,9 @@ from medseq.io.raw_scan import PREFIX, Scan
 _GROUP = "dataset"
 # HDF5 arrays beside the readouts, for what the ISMRMRD header has no exact field for.
 _TIMES, _COVARIANCE = PREFIX + "frame_times", PREFIX + "noise_covariance"
+# No compression that HDF5 files use gets further (RFC 1951).
+_DEFLATE_LIMIT = 1032
+_BLOCK = 16 << 20  # bytes by which a file in memory grows
 
 
 def load_kspace(path: str | Path) -> KSpace:
@@ -49,16 +53,16 @@ def load_kspace(path: str | Path) -> KSpace:
     contrasts or sets, phases in several repetitions, slices that are not parallel and evenly spaced.
     """
     path = Path(path)
-    with _faults_named(path):
-        group = _group(path)
-        times, covariance = _own_arrays(path, group)
-        with ismrmrd.File(str(path), "r") as file:
-            acquisitions = file[group].acquisitions
-            # Only the headers first: they are small, and say where everything goes.
-            scan = Scan(path, file[group].header, acquisitions.data.fields("head")[:])
-            plan = make_plan(scan, times)
-            data, count = grid_samples(acquisitions, scan, plan)
-            noise = _noise(scan, covariance, measured_noise(acquisitions, scan), count)
+    with _faults_named(path), h5py.File(path, "r") as file:
+        group = _group(file, path)
+        container = ismrmrd.file.Container(group)
+        acquisitions = container.acquisitions
+        # Only the headers first: they are small, and say where everything goes.
+        scan = Scan(path, container.header, acquisitions.data.fields("head")[:])
+        plan = make_plan(scan, group[_TIMES][:] if _TIMES in group else None)
+        data, count = grid_samples(acquisitions, scan, plan)
+        covariance = group[_COVARIANCE][:] if _COVARIANCE in group else None
+        noise = _noise(scan, covariance, measured_noise(acquisitions, scan), count)
     _check_values(data, path)
     keep = count > 0
     if bool((keep == keep[..., :1]).all()):
@@ -77,9 +81,10 @@ def save_kspace(kspace: KSpace, path: str | Path) -> None:
 
     Encoded and reconstruction space are both the matrix of the data. TR is the (mean) frame interval; frames are
     cardiac phases when there is a period, else repetitions. Position and directions come from the affine, in single
-    precision, as the format has it. The exact frame times and a noise covariance are stored as arrays beside the
-    readouts (`medseq_frame_times`, `medseq_noise_covariance`), a noise std and the period as user parameters
-    (`medseq_noise_std`, `medseq_period`). Coil maps are not stored: they are estimated again.
+    precision, as the format has it. Coil maps are not stored: they are estimated again.
+    What the format has no exact field for is added in medseq's own: the period and a noise std as user parameters
+    (`medseq_period`, `medseq_noise_std`), the frame times and a noise covariance as arrays beside the readouts
+    (`medseq_frame_times`, `medseq_noise_covariance` with real and imaginary part as its last axis).
     Raises InputError when the mask varies along a readout or from coil to coil, when samples are not finite, or a size
     exceeds the 16-bit counters; ResourceError when the file cannot be written.
     """
@@ -88,14 +93,24 @@ def save_kspace(kspace: KSpace, path: str | Path) -> None:
     _check_values(kspace.data, path)
     if max(kspace.data.shape) > np.iinfo(np.uint16).max:
         raise InputError(f"{path}: not written, as {tuple(kspace.data.shape)} exceeds the format's 16-bit counters")
+    image = _file_image(kspace, measured)
     with atomic_write(path) as temporary:
-        with ismrmrd.Dataset(str(temporary), _GROUP, mode="w") as dataset:
-            dataset.write_xml_header(header_of(kspace).toXML())
-            dataset.append_array(_TIMES, np.array(kspace.times))
-            if isinstance(kspace.noise, Tensor):
-                dataset.append_array(_COVARIANCE, kspace.noise.cpu().to(torch.complex128).numpy())
-        with ismrmrd.File(str(temporary), "r+") as file:
-            file[_GROUP].acquisitions = acquisitions_of(kspace, measured)
+        temporary.write_bytes(image)
+
+
+def _file_image(kspace: KSpace, measured: np.ndarray) -> bytes:
+    """The bytes of the file, made in memory: HDF5 crashes the process when the disk fills up under it."""
+    with h5py.File("image", "w", driver="core", backing_store=False, block_size=_BLOCK) as file:
+        group = file.create_group(_GROUP)
+        container = ismrmrd.file.Container(group)
+        container.header = header_of(kspace)
+        container.acquisitions = acquisitions_of(kspace, measured)
+        group[_TIMES] = kspace.times
+        if isinstance(kspace.noise, Tensor):
+            # Real and imaginary part apart: HDF5 has no complex numbers, and every library its own way about it.
+            group[_COVARIANCE] = torch.view_as_real(kspace.noise.cpu().to(torch.complex128)).numpy()
+        file.flush()
+        return bytes(file.id.get_file_image())
 
 
 @contextmanager
@@ -105,7 +120,7 @@ def _faults_named(path: Path) -> Iterator[None]:
         if not path.exists():
             raise InputError(f"{path}: no such file; check the path")
         yield
-    except (InputError, MemoryError):
+    except (MedseqError, MemoryError):
         raise
     except PermissionError as error:
         raise InputError(f"{path}: no right to read it; check its permissions") from error
@@ -114,33 +129,28 @@ def _faults_named(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: broken or not ISMRMRD raw data ({reason}); get a fresh copy") from error
 
 
-def _group(path: Path) -> str:
-    """The name of the HDF5 group with the raw data: `dataset`, or the only one there is."""
-    with ismrmrd.File(str(path), "r") as file:
-        names = [name for name in file if file[name].has_header() and file[name].has_acquisitions()]
-        if _GROUP in names:
-            return _GROUP
-        if len(names) == 1:
-            return str(names[0])
-    found = (
-        f"several groups with raw data ({', '.join(names)})" if names else "no group with an XML header and readouts"
-    )
+def _group(file: h5py.File, path: Path) -> h5py.Group:
+    """The HDF5 group with the raw data: `dataset`, or the only one there is."""
+    groups = {name: group for name, group in file.items() if "xml" in group and "data" in group}
+    if _GROUP in groups:
+        return groups[_GROUP]
+    if len(groups) == 1:
+        return next(iter(groups.values()))
+    found = f"several groups with raw data ({', '.join(groups)})" if groups else "no XML header with readouts"
     raise InputError(f"{path}: {found}; give an ISMRMRD file with one `{_GROUP}`")
 
 
-def _own_arrays(path: Path, group: str) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Frame times (T,) in seconds and noise covariance (C, C), where medseq stored them."""
-    with ismrmrd.Dataset(str(path), group, mode="r") as dataset:
-        times, covariance = (
-            dataset.read_array(name, 0) if name in dataset.list() else None for name in (_TIMES, _COVARIANCE)
-        )
-    return times, covariance
+def _heads(readouts: h5py.Dataset, path: Path) -> np.ndarray:
+    """The headers of all readouts: they are small, and say where everything goes."""
+    if readouts.nbytes > _DEFLATE_LIMIT * path.stat().st_size:
+        raise InputError(f"{path}: damaged, as {readouts.size} readouts cannot be in so small a file; get a fresh copy")
+    return readouts.fields("head")[:]
 
 
 def _noise(scan: Scan, covariance: np.ndarray | None, measured: Tensor | None, count: Tensor) -> float | Tensor | None:
     """What medseq stored, else the noise scans' covariance over the number of averages (the fewest of any line)."""
     if covariance is not None:
-        return torch.from_numpy(np.asarray(covariance)).to(torch.complex64)
+        return torch.view_as_complex(torch.from_numpy(covariance)).to(torch.complex64)
     if "noise_std" in scan.own_parameters():
         return scan.own_parameters()["noise_std"]
     if measured is None:

@@ -45,9 +45,7 @@ def _axes(scan: Scan) -> np.ndarray:
     length = np.linalg.norm(axes, axis=0)
     if (length[:2] < 1e-3).any():
         fov = scan.encoding.reconSpace.fieldOfView_mm
-        scan.assume(
-            f"no directions; the scanner's own axes are taken, with a field of view of {fov.x:g} x {fov.y:g} mm"
-        )
+        scan.assume(f"no directions; identity axes are taken, with a field of view of {fov.x:g} x {fov.y:g} mm")
         return LPS_TO_RAS.copy()  # the identity, once turned to RAS
     if length[2] < 1e-3:
         scan.assume("no slice direction; the normal of read and phase direction is taken")
@@ -106,6 +104,8 @@ def frames_of(scan: Scan, times: np.ndarray | None) -> tuple[np.ndarray, np.ndar
     if limits and limits.maximum + 1 != count:
         scan.assume(f"the header announces {limits.maximum + 1} {name}s, {count} were measured")
     empty = count - len(np.unique(frame))
+    if empty > count // 2:
+        raise scan.refusal(f"{empty} of {count} frames have no readout; correct the {name} counters")
     if empty:
         scan.assume(f"{empty} of {count} frames have no readout")
     interval = _frame_interval(scan, count)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
 
-import ismrmrd
 import numpy as np
-from ismrmrd import xsd
 from torch import Tensor
 
 from medseq.clip import KSpace
+from medseq.io.ismrmrd_library import ismrmrd, xsd
 from medseq.io.raw_geometry import LPS_TO_RAS
 from medseq.io.raw_scan import PREFIX
 
@@ -55,7 +53,7 @@ def frame_counter(kspace: KSpace) -> str:
 
 
 def _sequence(kspace: KSpace) -> xsd.sequenceParametersType | None:
-    times = cast(np.ndarray, kspace.times)
+    times = kspace.times
     if len(times) == 1:
         return None
     return xsd.sequenceParametersType(TR=[float(times[-1] - times[0]) / (len(times) - 1) * 1e3])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import ismrmrd
 import numpy as np
 
+from medseq.io.ismrmrd_library import ismrmrd
 from medseq.io.raw_geometry import affine_of, frames_of
 from medseq.io.raw_scan import Scan, has
 

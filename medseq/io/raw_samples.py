@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medseq.errors import ResourceError
 from medseq.io.raw_plan import Plan, ReadoutAxis
 from medseq.io.raw_scan import Scan
 from medseq.noise import noise_covariance
@@ -26,18 +29,29 @@ def grid_samples(acquisitions: Any, scan: Scan, plan: Plan) -> tuple[Tensor, Ten
     acquisitions: the file's readouts as the ismrmrd library gives them; slicing it reads them from the disk.
     """
     slices, coils, frames, height, width = plan.shape
-    # The coil axis is put last but one while filling, so that one readout is one block of memory.
-    data = np.zeros((slices, frames, height, coils, width), np.complex64)
-    count = np.zeros((slices, frames, height, width), np.uint16)
+    _check_memory(plan)
+    data = np.zeros(plan.shape, np.complex64)
+    count = np.zeros((slices, 1, frames, height, width), np.int32)
     for chosen, samples in _batches(acquisitions, scan, plan):
         rows, measured = _onto_axis(samples, plan, chosen)
         for one, row, known in zip(chosen, rows, measured, strict=True):
             if plan.rows[one] >= 0:
-                place = plan.slices[one], plan.frames[one], plan.rows[one]
+                place = plan.slices[one], slice(None), plan.frames[one], plan.rows[one]
                 data[place] += row * known
                 count[place] += known
-    np.divide(data, np.maximum(count, 1)[:, :, :, None].astype(np.float32), out=data)
-    return torch.from_numpy(data).permute(0, 3, 1, 2, 4).contiguous(), torch.from_numpy(count[:, None].astype(np.int32))
+    np.divide(data, np.maximum(count, 1, dtype=np.float32), out=data)
+    return torch.from_numpy(data), torch.from_numpy(count)
+
+
+def _check_memory(plan: Plan) -> None:
+    """Say it before the system kills the process: damaged counters, too, ask for absurd amounts."""
+    needed = math.prod(plan.shape) * 12  # the samples and some masks
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        raise ResourceError(
+            f"k-space of {plan.shape} needs {needed / 2**30:.0f} GiB of memory, this machine has "
+            f"{there / 2**30:.0f} GiB; split the file, or correct its counters and matrix"
+        )
 
 
 def _batches(acquisitions: Any, scan: Scan, plan: Plan) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:

@@ -9,11 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import ismrmrd
 import numpy as np
-from ismrmrd import xsd
 
 from medseq.errors import InputError
+from medseq.io.ismrmrd_library import ismrmrd, xsd
 
 # The names of medseq's own parameters in a header start with this: `noise_std` (data units) and `period` (seconds).
 PREFIX = "medseq_"
@@ -47,16 +46,15 @@ class Scan:
     header: xsd.ismrmrdHeader
     heads: np.ndarray
     notes: list[str] = field(default_factory=list)
+    image: np.ndarray = field(init=False)
+    noise: np.ndarray = field(init=False)
+    encoding: xsd.encodingType = field(init=False)
 
     def __post_init__(self) -> None:
         image, noise = self._sorted()
         object.__setattr__(self, "image", image)
         object.__setattr__(self, "noise", noise)
         object.__setattr__(self, "encoding", self._encoding())
-
-    image: np.ndarray = field(init=False)
-    noise: np.ndarray = field(init=False)
-    encoding: xsd.encodingType = field(init=False)
 
     @property
     def lines(self) -> np.ndarray:

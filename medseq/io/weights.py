@@ -91,7 +91,7 @@ def load_prior(name_or_path: str | Path | None = None) -> Prior:
 
 
 def save_prior(prior: Prior, path: str | Path, about: dict[str, Any]) -> Path:
-    """Write weights (float16: half the size, far below the rounding of the network) and card. Returns the weights' path.
+    """Write weights (float16: half the size, less rounding than the network's own) and card. Returns the weights' path.
 
     Raises ValueError when the prior has no measured spread: without it the solver does not know what to trust.
     """

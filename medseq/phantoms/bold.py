@@ -13,7 +13,7 @@ from medseq.phantoms.scenes import crop_resolution, finish, fractal_texture, pai
 
 @dataclass(frozen=True)
 class Bold:
-    """series: (B, T, Y, X) float32 without noise. activation: (B, Y, X), the signal change of the task as a share of the
+    """series: (B, T, Y, X) float32 without noise. activation: (B, Y, X), the task's signal change as a share of the
     voxel's mean. response: (T,), the task's haemodynamic response, 0 at rest and 1 at its height."""
 
     series: Tensor

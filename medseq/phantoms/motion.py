@@ -49,7 +49,9 @@ def harmonics(phase: Tensor, generator: torch.Generator) -> Tensor:
     """A smooth periodic course of three random harmonics, within about -1..1."""
     course = torch.zeros_like(phase)
     for k in (1, 2, 3):
-        course = course + uniform(generator, -1, 1) / k * torch.cos(2 * math.pi * k * phase + uniform(generator, 0, 6.28))
+        course = course + uniform(generator, -1, 1) / k * torch.cos(
+            2 * math.pi * k * phase + uniform(generator, 0, 6.28)
+        )
     return course / 1.8
 
 
@@ -65,7 +67,9 @@ def _beat(grid: Tensor, ring: Tensor, time: TimeAxis, g: torch.Generator) -> Ten
     return near * (squeeze * away + turn * side)
 
 
-def displacement(size: tuple[int, int], rings: Tensor, time: TimeAxis, g: torch.Generator, device: torch.device) -> Tensor:
+def displacement(
+    size: tuple[int, int], rings: Tensor, time: TimeAxis, g: torch.Generator, device: torch.device
+) -> Tensor:
     """Where each pixel comes from, minus where it is: (T, Y, X, 2) in pixels (y, x). rings: (N, 3) in this window."""
     y = torch.arange(size[0], device=device, dtype=torch.float32)
     x = torch.arange(size[1], device=device, dtype=torch.float32)

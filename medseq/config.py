@@ -1,0 +1,72 @@
+"""Training configurations: YAML, safe-loaded and checked against a schema; objects and numbers only, never code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from skimage.color import rgb2gray
+from skimage.io import imread
+from torch import Tensor
+
+from medseq.errors import InputError, MedseqError
+from medseq.train import Recipe
+
+
+class TrainConfig(BaseModel):
+    """What `medseq train` reads. recipe: see `medseq.train.Recipe`; presets hold only what differs.
+
+    stills: folder of still magnitude frames (PNG, searched to any depth) to animate beside the phantoms, relative
+    to the YAML file; None trains on phantoms alone.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    recipe: Recipe = Recipe()
+    stills: Path | None = None
+
+    def load_stills(self) -> Tensor | None:
+        """(N, Y, X) float32, or None. Raises InputError when the folder holds no PNG or they differ in size."""
+        if self.stills is None:
+            return None
+        files = sorted(self.stills.rglob("*.png"))
+        if not files:
+            raise InputError(f"{self.stills}: no PNG files there; correct `stills` or leave it out")
+        frames = [_grey(imread(file)) for file in files]
+        if len({frame.shape for frame in frames}) > 1:
+            raise InputError(f"{self.stills}: the still frames differ in size; bring them to one size")
+        return torch.from_numpy(np.stack(frames))
+
+
+def load_config(path: str | Path) -> TrainConfig:
+    """Read and check a YAML file. Raises InputError naming the file and the first thing wrong with it."""
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text("utf-8")) or {}
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: not a readable YAML file ({_first_line(error)})") from error
+    try:
+        config = TrainConfig.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise InputError(f"{path}: {place}: {first['msg']}; see medseq.train.Recipe for what there is") from error
+    except MedseqError as error:
+        raise InputError(f"{path}: {error}") from error
+    if config.stills is not None:
+        config.stills = (path.parent / config.stills).resolve()
+    return config
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    grey = rgb2gray(image[..., :3]) if image.ndim == 3 else image
+    return np.ascontiguousarray(grey, dtype=np.float32)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

@@ -1,0 +1,143 @@
+"""One job: a file in, files out with the `run.json` that explains them; all of it or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from medseq import terminal
+from medseq.clip import Clip, KSpace
+from medseq.errors import InputError, UsageError
+from medseq.io import NIFTI_ENDINGS, RAW_ENDINGS, load_clip, save_clip, save_kspace
+from medseq.io.weights import weights_path
+from medseq.provenance import RunRecord, collected_warnings, staged, stem
+from medseq.restore import Restored
+from medseq.simulate import acquire, simulate_bold, simulate_cine
+from medseq.terminal import Progress
+
+Series = TypeVar("Series", Clip, KSpace)
+
+
+def restore_file(
+    command: str,
+    source: Path,
+    output: Path,
+    settings: Mapping[str, Any],
+    load: Callable[[Path], Series],
+    work: Callable[[Series, Progress], Restored],
+) -> str:
+    """Read `source`, restore it and write NIfTI `output`, its `_std` for several samples, and its `.run.json`.
+
+    command: what `run.json` calls it. settings: every option, by name; `prior` among them. load: reads the source.
+    work: restores what was read. Returns what to tell the user. Raises MedseqError like `load` and `work`, and
+    UsageError for an impossible output.
+    """
+    check_output(output, NIFTI_ENDINGS, source)
+    prior = settings["prior"]
+    record = RunRecord(command, {**settings, "prior": prior and Path(prior).name})
+    with staged(output.parent) as folder, collected_warnings(terminal.warn) as record.warnings:
+        with record.timed("read"):
+            record.add_input(source)
+            series = load(source)
+            record.add_model(weights_path(prior))
+        with record.timed("restore"), terminal.progress(command) as progress:
+            restored = work(series, progress)
+        record.result = restored.info
+        with record.timed("write"):
+            like = None if command == "reconstruct" else source
+            save_clip(restored.clip, folder / output.name, like=like)
+            if restored.std is not None:
+                name = f"{stem(output)}_std{output.name.removeprefix(stem(output))}"
+                save_clip(restored.std, folder / name, like=like)
+        record.save(folder / f"{stem(output)}.run.json")
+    slices, _, frames, height, width = restored.clip.data.shape
+    return f"{output}: {frames} frames of {width} x {height}, {slices} slices; {record.elapsed:.1f} s"
+
+
+def simulate_file(
+    kind: str,
+    output: Path,
+    *,
+    source: Path | None = None,
+    truth: Path | None = None,
+    phantom: Mapping[str, Any],
+    scan: Mapping[str, Any],
+    seed: int = 0,
+) -> str:
+    """Write a phantom (NIfTI) or its k-space (.h5) to `output`, what is known of it to `truth`, and a `.run.json`.
+
+    kind: "cine" or "bold". source: a NIfTI series to measure instead of a phantom. phantom: frames, size, slices for
+    `simulate_cine` or `simulate_bold`; scan: coils, acceleration, noise for `acquire`; None stands for their defaults.
+    Returns what to tell the user. Raises UsageError for options that do not go together.
+    """
+    check_output(output, (*NIFTI_ENDINGS, *RAW_ENDINGS), source)
+    if truth is not None:
+        check_output(truth, NIFTI_ENDINGS, source)
+        if truth.absolute() == output.absolute():
+            raise UsageError(f"{truth}: is the output too; choose another name for the truth")
+    raw = output.name.lower().endswith(RAW_ENDINGS)
+    if not raw and (source or _given(scan)):
+        raise UsageError(f"{output}: --from, --coils, --acceleration and --noise make k-space; end the output in .h5")
+    if source and _given(phantom):
+        raise UsageError("--from excludes --frames, --size and --slices, which shape a phantom")
+    record = RunRecord("simulate", {"kind": kind, "from": source, "seed": seed, **phantom, **scan})
+    with ExitStack() as stack:
+        record.warnings = stack.enter_context(collected_warnings(terminal.warn))
+        folder = stack.enter_context(staged(output.parent))
+        clip, known = _scene(kind, source, record, {**_given(phantom), "seed": seed})
+        if raw:
+            kspace = acquire(clip, seed=seed, **_given(scan))
+            record.result = {"coils": kspace.coils, "noise": kspace.noise}
+            save_kspace(kspace, folder / output.name)
+        else:
+            save_clip(clip.with_data(clip.data.abs()), folder / output.name)
+        if truth is not None:
+            beside = folder if truth.parent == output.parent else stack.enter_context(staged(truth.parent))
+            save_clip(known.with_data(known.data.abs()), beside / truth.name)
+        record.save(folder / f"{stem(output)}.run.json")
+    return f"{output}: {clip.frames} frames of {clip.data.shape[-1]} x {clip.data.shape[-2]}"
+
+
+def read_times(path: Path) -> np.ndarray:
+    """Times (T,) in seconds from a text file. Raises InputError when it is missing or holds anything else."""
+    try:
+        return np.array([float(word) for word in path.read_text(encoding="utf-8").replace(",", " ").split()])
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; check the name") from None
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: must hold numbers (seconds) apart by blanks, commas or line ends ({error})"
+        ) from error
+
+
+def check_output(output: Path, endings: Sequence[str], source: Path | None = None) -> None:
+    """Raise UsageError for an output of the wrong ending, or that is the input, before minutes are spent on it."""
+    if not output.name.lower().endswith(tuple(endings)):
+        raise UsageError(f"{output}: the output must end in {' or '.join(endings)}")
+    if source is not None and source.exists() and output.exists() and source.samefile(output):
+        raise UsageError(f"{output}: is the input; choose another name for the output")
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given; the library's own defaults stand for the others."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _scene(kind: str, source: Path | None, record: RunRecord, phantom: Mapping[str, Any]) -> tuple[Clip, Clip]:
+    """The series to measure and what is known of it: itself, or where a BOLD series is active."""
+    if source is None and kind == "bold":
+        return simulate_bold(**phantom)
+    if source is None:
+        clip = simulate_cine(**phantom)
+        return clip, clip
+    record.add_input(source)
+    clip = load_clip(source)
+    if kind == "cine" and clip.period is None and clip.frames > 1:
+        # NIfTI has no field for it, and the frames of a cine are one whole cycle.
+        clip = replace(clip, period=float(np.ptp(np.asarray(clip.times)) * clip.frames / (clip.frames - 1)))
+    return clip, clip

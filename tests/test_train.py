@@ -1,0 +1,164 @@
+"""Training: it learns, it resumes to the very same weights, and its parts obey their definitions."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from medseq.config import load_config
+from medseq.errors import InputError, UsageError
+from medseq.io.weights import load_prior
+from medseq.prior import Prior
+from medseq.train import Recipe, draw_sigma, load_checkpoint, loss, rate, save_checkpoint, start, train, training
+
+TINY = Recipe(
+    width=(8, 12),
+    blocks=1,
+    steps=6,
+    window=16,
+    frames=(1, 4),
+    frames_per_batch=4,
+    checkpoint_every=2,
+    bfloat16=False,
+    spread_batches=1,
+)
+
+
+def _weights(prior: Prior) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in prior.net.parameters()])
+
+
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for _ in train(TINY, whole):
+        pass
+    for state in train(TINY, broken):
+        if state.step == 5:  # dies after the checkpoint of step 4, one step of work lost
+            break
+    for state in train(TINY, broken):
+        last = state
+    reference = start(TINY, torch.device("cpu"))
+    load_checkpoint(reference, whole / "checkpoint.pt")
+    assert last.step == 6 and len(last.losses) == 6
+    assert torch.equal(_weights(last.prior), _weights(reference.prior))
+    assert torch.equal(_weights(last.average), _weights(reference.average))
+    assert (whole / "prior.safetensors").read_bytes() == (broken / "prior.safetensors").read_bytes()
+    assert load_prior(whole / "prior.safetensors").spread is not None
+    assert len((whole / "loss.csv").read_text().splitlines()) == 7
+
+
+def test_it_learns() -> None:
+    recipe = Recipe(width=(8, 16), blocks=1, steps=60, window=16, frames=(4,), frames_per_batch=16, bfloat16=False)
+    device = torch.device("cpu")
+    state = start(recipe, device)
+    for state in training(recipe, state, recipe.source(None, device)):
+        pass
+    assert sum(state.losses[-10:]) < 0.8 * sum(state.losses[:10])
+
+
+def test_loss_of_a_prior_that_answers_zero_is_one() -> None:
+    """For data of std sigma_data the weighted error of the linear denoiser is 1 at every noise level."""
+    g = torch.Generator().manual_seed(0)
+    prior = start(TINY, torch.device("cpu")).prior
+    clean = 0.3 * 2**0.5 * torch.randn(8, 1, 4, 32, 32, generator=g, dtype=torch.complex64)
+    for sigma in (0.03, 0.3, 3.0):
+        assert float(loss(prior, clean, torch.full((8, 1, 1, 1, 1), sigma), g).detach()) == pytest.approx(1, rel=0.03)
+
+
+def test_noise_distribution() -> None:
+    g = torch.Generator().manual_seed(0)
+    sigma = draw_sigma(Recipe(mixed_share=0.0), 40_000, 2, g)
+    assert (sigma[:, :, :1] == sigma).all()
+    logs = sigma[:, 0, 0, 0, 0].log()
+    mean, (low, high) = -1.8, (torch.tensor(0.002).log(), torch.tensor(20.0).log())
+    assert float(logs.mean()) == pytest.approx(0.8 * mean + 0.2 * float(low + high) / 2, abs=0.03)
+    assert logs.min() >= low - 1e-4 and logs.max() <= high + 1e-4
+    mixed = draw_sigma(Recipe(mixed_share=1.0), 1000, 8, g)[:, 0, :, 0, 0]
+    kinds = torch.tensor([len(row.unique()) for row in mixed])
+    assert kinds.max() == 2 and (kinds == 2).float().mean() > 0.6
+
+
+def test_rate_warms_up_and_cools_down() -> None:
+    recipe = Recipe(steps=1000, cooldown=0.5, learning_rate=1.0)
+    assert rate(recipe, 0) == pytest.approx(1 / 200) and rate(recipe, 400) == 1.0
+    assert rate(recipe, 750) == pytest.approx(0.5) and rate(recipe, 999) == pytest.approx(0.002)
+
+
+def test_a_checkpoint_of_another_recipe_or_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    state = start(TINY, torch.device("cpu"))
+    save_checkpoint(state, path)
+    other = Recipe(width=(8, 16), blocks=1, window=16)
+    with pytest.raises(InputError, match="not a checkpoint of this recipe"):
+        load_checkpoint(start(other, torch.device("cpu")), path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match="not a checkpoint"):
+        load_checkpoint(state, path)
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"width": ()}, {"window": 20}, {"mixed_share": 2.0}, {"frames": (0,)}])
+def test_impossible_recipes(wrong: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        Recipe(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("recipe: {stepz: 3}", "recipe.stepz"),
+        ("recipe: {steps: many}", "recipe.steps"),
+        ("recipe: {steps: 0}", "positive"),
+        ("colour: red", "colour"),
+        ("recipe: [", "not a readable YAML"),
+        ("!!python/object/apply:os.system ['true']", "not a readable YAML"),
+    ],
+)
+def test_faults_of_a_config_are_named(tmp_path: Path, text: str, match: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=match) as caught:
+        load_config(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_presets_are_valid_and_stills_are_found(tmp_path: Path) -> None:
+    from skimage.io import imsave
+
+    for preset in (Path(__file__).parent.parent / "configs").glob("train_*.yaml"):
+        assert load_config(preset).recipe.steps > 0
+    (tmp_path / "stills").mkdir()
+    (tmp_path / "c.yaml").write_text("stills: stills")
+    with pytest.raises(InputError, match="no PNG"):
+        load_config(tmp_path / "c.yaml").load_stills()
+    for i in range(2):
+        frame = (torch.rand(24, 24) * 255).byte().numpy()
+        imsave(tmp_path / "stills" / f"{i}.png", frame, check_contrast=False)
+    stills = load_config(tmp_path / "c.yaml").load_stills()
+    assert stills is not None and stills.shape == (2, 24, 24)
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without distributed")
+def test_two_processes_hold_the_same_weights(tmp_path: Path) -> None:
+    """Gradients are averaged: after a few steps under torchrun both processes hold bit-identical weights."""
+    script = tmp_path / "two.py"
+    script.write_text(
+        "import sys, torch, torch.distributed as dist\n"
+        "from test_train import TINY, _weights\n"
+        "from medseq.train import train\n"
+        "for state in train(TINY, sys.argv[1]): pass\n"
+        "mine = _weights(state.prior); theirs = mine.clone(); dist.broadcast(theirs, 0)\n"
+        "assert torch.equal(mine, theirs)\n"
+        "dist.barrier(); dist.destroy_process_group()\n"
+    )
+    here = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
+    environment = {**os.environ, "PYTHONPATH": here, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=0"]
+    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", str(script), str(tmp_path / "run")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "run" / "prior.safetensors").exists()
