@@ -18,9 +18,9 @@ _CALIBRATION = 24
 
 
 def average_frames(kspace: KSpace) -> tuple[Tensor, Tensor]:
-    """Time-averaged k-space (B, C, 1, Y, X), zero where never measured, and where it was measured (bool, broadcastable).
+    """Time-averaged k-space (B, C, 1, Y, X) and where it was ever measured (bool, broadcastable to it).
 
-    Each place of k-space is averaged over the frames that measured it.
+    Each place of k-space is averaged over the frames that measured it, and zero where none did.
     """
     before, after = kspace.keep.shape[:2], kspace.keep.shape[3:]
     keep = kspace.keep.expand(*before, kspace.frames, *after)
@@ -32,9 +32,9 @@ def average_frames(kspace: KSpace) -> tuple[Tensor, Tensor]:
 def full_centre(measured: Tensor, shape: tuple[int, int]) -> tuple[int, int]:
     """Size (lines, samples) of the fully measured rectangle around DC that calibrates best.
 
-    measured: bool (B or 1, C or 1, 1, Y or 1, X or 1), as from `average_frames`; shape: (Y, X). Of several slices or coils, what
-    all of them measured. A side of n reaches from N // 2 - n // 2 on. The rectangle is the one of largest area, sides
-    counting up to 24, then the largest. (0, 0) when DC itself is missing.
+    measured: bool (B or 1, C or 1, 1, Y or 1, X or 1), as from `average_frames`; shape: (Y, X). Of several slices or
+    coils, what all of them measured. A side of n reaches from N // 2 - n // 2 on. The rectangle is the one of largest
+    area, sides counting up to 24, then the largest. (0, 0) when DC itself is missing.
     """
     grid = measured.flatten(0, 2).all(0).expand(shape)
     # Sorted by distance from DC, a centred rectangle is full when everything before its corner is.
@@ -54,8 +54,8 @@ def espirit(
     """Sensitivity maps (C, Y, X) of unit root-sum-of-squares and their eigenvalue (Y, X), by ESPIRiT (Uecker 2014).
 
     calibration: (C, Ly, Lx) complex, the fully sampled centre of k-space; shape: (Y, X) of the image; kernel: width of
-    the k-space patches, less where the region is narrow; threshold: singular values of the calibration matrix below this
-    part of the largest are taken as noise (sec. "Subspace bases").
+    the k-space patches, less where the region is narrow; threshold: singular values of the calibration matrix below
+    this part of the largest are taken as noise (sec. "Subspace bases").
 
     The eigenvalue is about 1 where the data support the map. Elsewhere (no signal) the best eigenvector there is is
     returned rather than zero, so that no part of the image is cut away. The phase, which ESPIRiT leaves open, is that
@@ -142,10 +142,11 @@ def _signal_kernels(calibration: Tensor, width: list[int], threshold: float) -> 
 
 
 def _image_covariance(kernels: Tensor, shape: tuple[int, int]) -> Tensor:
-    """sum_n k_n(r) k_n(r)^H at every voxel r, (Y, X, C, C), eigenvalues up to 1; k_n: kernels (n, C, ky, kx) in image space.
+    """sum_n k_n(r) k_n(r)^H at every voxel r, (Y, X, C, C) with eigenvalues up to 1.
 
-    Its Fourier coefficients are the correlations of the kernels, which are small: transforming these C^2 rather than
-    every kernel takes a fraction of the memory and time (Uecker 2014, eq. 17 in another order).
+    k_n: the kernels (n, C, ky, kx) in image space. Its Fourier coefficients are the correlations of the kernels, which
+    are small: transforming these C^2 rather than every kernel takes a fraction of the memory and time (Uecker 2014, eq.
+    17 in another order).
     """
     height, width = kernels.shape[-2:]
     small = (2 * height - 1, 2 * width - 1)

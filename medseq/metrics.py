@@ -1,7 +1,7 @@
 """How close a series is to its reference, at fixed scale: nothing is normalised per image or per frame.
 
-Every metric takes series (B, 1, T, Y, X) of one and the same scale, and optionally a `region`, bool and broadcastable to
-them (True where it counts, e.g. from `dynamic_region`). Where the reference is complex the result must be too, and
+Every metric takes series (B, 1, T, Y, X) of one and the same scale, and optionally a `region`, bool and broadcastable
+to them (True where it counts, e.g. from `dynamic_region`). Where the reference is complex the result must be too, and
 errors are those of the complex values; for magnitudes pass `.abs()` of both. All of them raise UsageError for shapes or
 kinds that do not fit, for a reference that is zero, and for an empty region.
 """
@@ -28,8 +28,8 @@ def nrmse(result: Tensor, reference: Tensor, region: Tensor | None = None) -> fl
 def psnr(result: Tensor, reference: Tensor, region: Tensor | None = None) -> float:
     """Peak signal-to-noise ratio in dB: 20 log10(peak / RMSE).
 
-    The peak is the largest magnitude of the whole reference series, also when only a region is compared, so that figures
-    of region and whole image share one scale.
+    The peak is the largest magnitude of the whole reference series, also when only a region is compared, so that
+    figures of region and whole image share one scale.
     """
     peak = reference.abs().max()
     result, reference = _chosen(result, reference, region)
@@ -39,8 +39,8 @@ def psnr(result: Tensor, reference: Tensor, region: Tensor | None = None) -> flo
 def ssim(result: Tensor, reference: Tensor, region: Tensor | None = None) -> float:
     """Mean structural similarity of the magnitudes, frame by frame in 2-D (Wang 2004, Gaussian window).
 
-    The data range is the largest magnitude of the reference series, the same for every frame. Over a region, the mean of
-    the SSIM map there. Raises UsageError also for frames smaller than the window, 11 x 11.
+    The data range is the largest magnitude of the reference series, the same for every frame. Over a region, the mean
+    of the SSIM map there. Raises UsageError also for frames smaller than the window, 11 x 11.
     """
     from skimage.metrics import structural_similarity
 
@@ -72,8 +72,8 @@ def ssim(result: Tensor, reference: Tensor, region: Tensor | None = None) -> flo
 def tsnr(series: Tensor) -> Tensor:
     """Temporal SNR of every voxel, mean over std in time: (B, 1, T, Y, X) -> (B, 1, 1, Y, X); 0 where nothing varies.
 
-    The std is that of the sample (divided by T - 1), after removing the best straight line in time, so that scanner drift
-    does not count as noise (Murphy 2007). Taken on magnitudes. Raises UsageError for fewer than 3 frames.
+    The std is that of the sample (divided by T - 1), after removing the best straight line in time, so that scanner
+    drift does not count as noise (Murphy 2007). Taken on magnitudes. Raises UsageError for fewer than 3 frames.
     """
     frames = series.shape[2]
     if series.ndim != 5 or frames < 3:
@@ -92,8 +92,8 @@ def temporal_spectrum_error(result: Tensor, reference: Tensor, region: Tensor | 
     """How much of the motion's temporal spectrum is lost or invented: 0 is perfect, a frozen series scores 1.
 
     With a(f) the root of the power at temporal frequency f, summed over the voxels (that the region ever holds), and
-    f = 0 left out, it is |a_result - a_reference| / |a_reference|. Blind to where the motion is: it tells smoothing in time from sharp
-    motion, which errors per voxel hardly see. Raises UsageError when the reference itself stands still.
+    f = 0 left out, it is |a_result - a_reference| / |a_reference|. Blind to where the motion is: it tells smoothing in
+    time from sharp motion, which errors per voxel hardly see. Raises UsageError when the reference itself stands still.
     """
     _check(result, reference)
     amplitudes = []

@@ -20,8 +20,8 @@ _MEDIAN_OF_ABS_NORMAL = 0.6744897501960817
 _RAYLEIGH_STD = math.sqrt(2 - math.pi / 2)
 # A magnitude is Gaussian to a few per cent above this multiple of its noise (Gudbjartsson 1995, fig. 1).
 _BRIGHT = 3.0
-# The part of the measured samples taken as noise: small, as anatomy reaches far out. Yet no fewer than this many of each
-# coil, or their median is itself noise.
+# The part of the measured samples taken as noise: small, as anatomy reaches far out. Yet no fewer than this many of
+# each coil, or their median is itself noise.
 _OUTER = 0.02
 _FEWEST = 128
 

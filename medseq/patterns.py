@@ -1,8 +1,8 @@
 """Which lines of k-space are measured in which frame.
 
 Every pattern of lines is a bool tensor (1, 1, T, Y, 1), True where measured, made on the CPU and, where it is random,
-fixed by its seed. DC lies at line Y // 2, and so does the middle of the fully sampled centre. All of them raise UsageError
-for values that cannot be met.
+fixed by its seed. DC lies at line Y // 2, and so does the middle of the fully sampled centre. All of them raise
+UsageError for values that cannot be met.
 """
 
 from __future__ import annotations

@@ -13,19 +13,20 @@ from medseq.solve import cg
 
 
 def zero_filled(y: Tensor, A: LinearOp) -> Tensor:
-    """A^H y: zeros where nothing was measured, coils combined by their maps (Roemer 1990). Image series (B, 1, T, Y, X)."""
+    """A^H y, the image series (B, 1, T, Y, X): zeros where unmeasured, coils combined by their maps (Roemer 1990)."""
     return A.adjoint(y)
 
 
 def sense(y: Tensor, A: LinearOp, *, regularization: float = 1e-3, iterations: int = 20) -> Tensor:
-    """Every frame on its own: argmin |A x - y|^2 + regularization |x|^2 by conjugate gradients (Pruessmann 2001, CG-SENSE).
+    """Every frame on its own, by conjugate gradients (CG-SENSE, Pruessmann 2001).
 
-    regularization is relative to the norm of A, 1. Returns the image series (B, 1, T, Y, X).
+    argmin |A x - y|^2 + regularization |x|^2, where regularization is relative to the norm of A, 1. Returns the image
+    series (B, 1, T, Y, X).
     """
     return cg(lambda x: A.normal(x) + regularization * x, A.adjoint(y), None, iterations, 1e-4)
 
 
-def time_average(y: Tensor, A: LinearOp, *, regularization: float = 1e-3, iterations: int = 20) -> Tensor:
+def time_average(y: Tensor, A: LinearOp, *, regularization: float = 1e-3, iterations: int = 10) -> Tensor:
     """The one still image that explains all frames best, put in every frame: a heart that stands still.
 
     argmin |A (x repeated) - y|^2 / T + regularization |x|^2, the SENSE image of the time-averaged k-space in which each
@@ -45,8 +46,9 @@ def time_average(y: Tensor, A: LinearOp, *, regularization: float = 1e-3, iterat
 def linear_interpolation(known: Tensor, times: Tensor, wanted: Tensor, period: float | None = None) -> Tensor:
     """Frames at `wanted` times as straight lines between known ones: (B, 1, T, Y, X) -> (B, 1, W, Y, X).
 
-    known: real or complex frames at `times` (T,) seconds, increasing; wanted: (W,) seconds; period: seconds of a cycle, by
-    which the last frame goes over into the first. Raises UsageError for times beyond the known ones without a period.
+    known: real or complex frames at `times` (T,) seconds, increasing; wanted: (W,) seconds; period: seconds of a cycle,
+    by which the last frame goes over into the first. Raises UsageError for times beyond the known ones without a
+    period.
     """
     matrix = interpolation_matrix(times, wanted, period)
     return Resample(matrix.to(known.device, torch.float32))(known)

@@ -1,7 +1,7 @@
 """Compressed-sensing baselines for dynamic MRI: what is used clinically where no network is.
 
-Both are convex, start from zero knowledge but the measurement, and take their thresholds relative to the data, so that a
-rescaled measurement gives the same image rescaled. `y` is (B, C, T, Y, X) and `A` its operator, of norm at most 1.
+Both are convex, start from zero knowledge but the measurement, and take their thresholds relative to the data, so that
+a rescaled measurement gives the same image rescaled. `y` is (B, C, T, Y, X) and `A` its operator, of norm at most 1.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from medseq.operators import LinearOp
 
 
 def kt_sparse(
-    y: Tensor, A: LinearOp, *, threshold: float = 0.003, regularization: float = 3e-3, iterations: int = 50
+    y: Tensor, A: LinearOp, *, threshold: float = 1e-3, regularization: float = 3e-3, iterations: int = 50
 ) -> Tensor:
     """k-t SPARSE-SENSE: few temporal frequencies in every voxel (Lustig 2006, Otazo 2010).
 
     argmin |A x - y|^2 / 2 + regularization |x|^2 / 2 + t |F_t x|_1, with F_t the Fourier transform over time and t
-    `threshold` times the largest magnitude of F_t A^H y. The quadratic term, relative to the norm of A, keeps the noise of
-    what neither lines nor coils tell from growing with the iterations. Returns the image series (B, 1, T, Y, X).
+    `threshold` times the largest magnitude of F_t A^H y. The quadratic term, relative to the norm of A, keeps the noise
+    of what neither lines nor coils tell from growing with the iterations. Returns the image series (B, 1, T, Y, X).
     """
     b = A.adjoint(y)
     amount = threshold * _largest_frequency(b)
@@ -37,17 +37,17 @@ def low_rank_sparse(
     y: Tensor,
     A: LinearOp,
     *,
-    low_rank: float = 0.03,
-    sparse: float = 0.005,
+    low_rank: float = 0.05,
+    sparse: float = 1.5e-3,
     regularization: float = 3e-3,
     iterations: int = 50,
 ) -> Tensor:
     """L+S: a slowly changing background of low rank, and motion of few temporal frequencies (Otazo 2015).
 
     argmin |A (L + S) - y|^2 / 2 + regularization |L + S|^2 / 2 + l |L|_* + s |F_t S|_1, with the nuclear norm of the
-    space x time matrix and F_t the Fourier transform over time; l is `low_rank` times the largest singular value of A^H y, s
-    is `sparse` times the largest magnitude of F_t A^H y. Solved by accelerated proximal gradients (Lin and Fessler 2019).
-    Returns L + S, the image series (B, 1, T, Y, X).
+    space x time matrix and F_t the Fourier transform over time; l is `low_rank` times the largest singular value of A^H
+    y, s is `sparse` times the largest magnitude of F_t A^H y. Solved by accelerated proximal gradients (Lin and Fessler
+    2019). Returns L + S, the image series (B, 1, T, Y, X).
     """
     b = A.adjoint(y)
     rank_amount = low_rank * torch.linalg.eigvalsh(_gram(b))[:, -1].clamp(min=0).sqrt()
@@ -74,9 +74,9 @@ def _accelerated(
     step: float,
     iterations: int,
 ) -> Tensor:
-    """FISTA (Beck and Teboulle 2009) with gradient restart (O'Donoghue and Candes 2015), each item of axis 0 on its own.
+    """FISTA (Beck and Teboulle 2009) with gradient restart (O'Donoghue and Candes 2015).
 
-    proximal: that of the penalty times `step`.
+    proximal: that of the penalty times `step`. Each item of axis 0 has its own momentum.
     """
     ahead = x
     momentum = torch.ones(x.shape[0], *[1] * (x.ndim - 1), dtype=x.real.dtype, device=x.device)

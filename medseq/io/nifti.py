@@ -74,7 +74,7 @@ def save_nifti(clip: Clip, path: str | Path, like: str | Path | None = None) -> 
     path = Path(path)
     if not bool(torch.isfinite(clip.data).all()):
         raise InputError(f"{path}: not written, as some values of the series are not finite")
-    values = clip.data[:, 0].permute(3, 2, 0, 1).cpu().resolve_conj().numpy()
+    values = clip.data[:, 0].permute(3, 2, 0, 1).detach().cpu().resolve_conj().numpy()
     header = fields.new_header(values.shape) if like is None else _inherited(Path(like))
     stored = None if like is None else _encoded(values, header)
     shape = _stored_shape(header, values.shape)

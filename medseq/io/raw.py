@@ -57,8 +57,7 @@ def load_kspace(path: str | Path) -> KSpace:
         group = _group(file, path)
         container = ismrmrd.file.Container(group)
         acquisitions = container.acquisitions
-        # Only the headers first: they are small, and say where everything goes.
-        scan = Scan(path, container.header, acquisitions.data.fields("head")[:])
+        scan = Scan(path, container.header, _heads(acquisitions.data, path))
         plan = make_plan(scan, group[_TIMES][:] if _TIMES in group else None)
         data, count = grid_samples(acquisitions, scan, plan)
         covariance = group[_COVARIANCE][:] if _COVARIANCE in group else None
