@@ -158,7 +158,7 @@ def denoise(
         measurement = Measurement(y, Identity(), level)
         yield from _draws(engine, measurement, levels, lambda g: y + missing * unit_noise(y, g), b)
 
-    result = _collect(engine, slice_draws, clip.data.shape[0], scale, real=not clip.is_complex)
+    result = _collect(engine, slice_draws, clip.data.shape[0], scale, finish=_like(clip.data))
     info = {"noise": noise.flatten(1).amax(1).tolist()}
     return _restored(result, clip.with_data(result.mean), engine, scale, info)
 
@@ -217,7 +217,7 @@ def interpolate(
         for draw in _draws(engine, measurement, [*by_frame, 0.0], begin, b):
             yield grid.wanted(draw)
 
-    result = _collect(engine, slice_draws, clip.data.shape[0], scale, real=not clip.is_complex)
+    result = _collect(engine, slice_draws, clip.data.shape[0], scale, finish=_like(clip.data))
     restored = Clip(result.mean, clip.affine, grid.wanted_times, clip.period)
     return _restored(result, restored, engine, scale, {"noise": noise.flatten().tolist(), "grid_frames": grid.frames})
 
@@ -279,13 +279,21 @@ def _spread(engine: Engine) -> Callable[[Level], Level]:
     return spread
 
 
+def _unchanged(draw: Tensor) -> Tensor:
+    return draw
+
+
 def _collect(
-    engine: Engine, slice_draws: Callable[[int], Iterator[Tensor]], slices: int, scale: float, *, real: bool = False
+    engine: Engine,
+    slice_draws: Callable[[int], Iterator[Tensor]],
+    slices: int,
+    scale: float,
+    finish: Callable[[Tensor], Tensor] = _unchanged,
 ) -> _Result:
     """Run all slices and gather mean, std of the magnitude and samples, in input units, on the CPU."""
     means, stds, kept = [], [], []
     for b in range(slices):
-        draws = torch.stack([(draw.real if real else draw).cpu() * scale for draw in slice_draws(b)])
+        draws = torch.stack([finish(draw).cpu() * scale for draw in slice_draws(b)])
         means.append(draws.mean(0))
         if engine.samples > 1:
             stds.append(draws.abs().std(0))
@@ -293,6 +301,14 @@ def _collect(
     if engine.samples == 1:
         return _Result(torch.cat(means), None, None)
     return _Result(torch.cat(means), torch.cat(stds), torch.cat(kept, dim=1))
+
+
+def _like(data: Tensor) -> Callable[[Tensor], Tensor]:
+    """What makes a complex result a series like `data`: real where that is real, and a magnitude where that is one."""
+    if data.is_complex():
+        return _unchanged
+    lowest = 0.0 if bool((data >= 0).all()) else -torch.inf
+    return lambda draw: draw.real.clamp(min=lowest)
 
 
 def _restored(result: _Result, clip: Clip, engine: Engine, scale: float, info: dict[str, Any]) -> Restored:

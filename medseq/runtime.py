@@ -16,7 +16,7 @@ from medseq.prior import Prior, SpreadTable, Windowed
 Progress = Callable[[int, int], None]
 
 # A window of this many frames holds a whole cardiac cycle; longer series are cut into such windows.
-WINDOW, OVERLAP = 64, 16
+WINDOW, OVERLAP = 96, 16
 
 
 def choose_device(name: str = "auto") -> torch.device:

@@ -152,6 +152,13 @@ def test_a_masked_background_does_not_count() -> None:
     torch.testing.assert_close(estimate_noise_image(noisy), torch.tensor([0.1]), rtol=0.06, atol=0)
 
 
+def test_a_background_quieter_than_the_tissue_does_not_count() -> None:
+    level = torch.full((64, 64), 1e-3)
+    level[10:54, 10:54] = 1
+    noisy = level * (1 + 0.1 * unit_noise(torch.empty(1, 1, 8, 64, 64), seeded()))
+    torch.testing.assert_close(estimate_noise_image(noisy), torch.tensor([0.1]), rtol=0.1, atol=0)
+
+
 def test_what_holds_no_noise_is_refused() -> None:
     with pytest.raises(InputError, match="constant"):
         estimate_noise_image(torch.ones(1, 1, 3, 8, 8))

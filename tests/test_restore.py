@@ -1,4 +1,4 @@
-"""The three tasks: units, geometry, seeds and options. The prior is the closed form for white data, so nothing is trained."""
+"""The three tasks: units, geometry, seeds and options, with the closed form of a prior, so that nothing is trained."""
 
 from __future__ import annotations
 

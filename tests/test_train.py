@@ -56,7 +56,7 @@ def test_it_learns() -> None:
     recipe = Recipe(width=(8, 16), blocks=1, steps=60, window=16, frames=(4,), frames_per_batch=16, bfloat16=False)
     device = torch.device("cpu")
     state = start(recipe, device)
-    for state in training(recipe, state, recipe.source(None, device)):
+    for _ in training(recipe, state, recipe.source(None, device)):
         pass
     assert sum(state.losses[-10:]) < 0.8 * sum(state.losses[:10])
 

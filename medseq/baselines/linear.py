@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from medseq.operators import LinearOp, Resample, interpolation_matrix
@@ -50,5 +49,4 @@ def linear_interpolation(known: Tensor, times: Tensor, wanted: Tensor, period: f
     by which the last frame goes over into the first. Raises UsageError for times beyond the known ones without a
     period.
     """
-    matrix = interpolation_matrix(times, wanted, period)
-    return Resample(matrix.to(known.device, torch.float32))(known)
+    return Resample(interpolation_matrix(times, wanted, period).to(known.device))(known)
