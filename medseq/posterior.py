@@ -74,12 +74,13 @@ def best_images(
     start: Tensor,
     *,
     spread: Callable[[Level], Level],
-    eta: float = 0.85,
+    eta: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Iterator[Tensor]:
     """The same loop for the single image of least error: the mean in place of a draw, so nothing is perturbed.
 
-    spread: the RMSE of the prior at sigma, as measured. Other arguments and the result as in `posterior_samples`.
+    start may come without noise: then levels[0] should be its error. With eta 0 nothing is random. spread: the RMSE of
+    the prior at sigma, as measured. Other arguments and the result as in `posterior_samples`.
     """
     return _descend(prior, measurement.solve, levels, start, spread, eta, generator)
 

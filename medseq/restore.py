@@ -29,7 +29,9 @@ from medseq.warmstart import sense_operator, warm_start
 
 # Chosen on simulated and animated cases (docs/measurements.md), then fixed.
 SPREAD_FACTOR = 2.0  # times the prior's measured RMSE
-WARM_FACTOR = 2.0  # first noise level, times the estimated error of the warm start
+WARM_FACTOR = 1.0  # first noise level of the best image, times the estimated error of the warm start
+INTERPOLATION_FACTOR = 0.5  # likewise when frames are missing: linear interpolation errs in few places only
+DRAW_FACTOR = 2.0  # likewise of posterior draws, whose start must hide what is wrong with it
 LAST_FACTOR = 0.25  # last noise level, likewise
 SMALLEST_SIGMA = 0.004  # of the scale: below it the prior was hardly trained
 MOST_COILS = 12  # more are compressed to this many
@@ -92,8 +94,9 @@ def reconstruct(
         image, error = warm_start(y, part.keep, part.maps, sigma, engine.seed)
         errors.append(error)
         measurement = Measurement(y, sense_operator(part.keep, part.maps), sigma)
-        levels = _levels(engine, WARM_FACTOR * error, LAST_FACTOR * error)
-        yield from _draws(engine, measurement, levels, lambda g: image + levels[0] * unit_noise(image, g), b)
+        first = (WARM_FACTOR if samples == 1 else DRAW_FACTOR) * error
+        levels = _levels(engine, first, LAST_FACTOR * error)
+        yield from _draws(engine, measurement, levels, image, levels[0], b)
 
     result = _collect(engine, slice_draws, kspace.data.shape[0], scale)
     info = {
@@ -156,7 +159,7 @@ def denoise(
         levels = _levels(engine, top, LAST_FACTOR * top)
         missing = (top**2 - level**2).sqrt()
         measurement = Measurement(y, Identity(), level)
-        yield from _draws(engine, measurement, levels, lambda g: y + missing * unit_noise(y, g), b)
+        yield from _draws(engine, measurement, levels, y, missing, b)
 
     result = _collect(engine, slice_draws, clip.data.shape[0], scale, finish=_like(clip.data))
     info = {"noise": noise.flatten(1).amax(1).tolist()}
@@ -204,17 +207,15 @@ def interpolate(
         sigma = max(float(noise[b].max()) / scale, SMALLEST_SIGMA)
         error = max(interpolation_error(known, clip.times, clip.period), sigma)
         known = known if clip.is_complex else torch.complex(known, sigma * unit_noise(known, engine.generator(b, 0)))
-        levels = _levels(engine, WARM_FACTOR * error, LAST_FACTOR * error)
+        first = (INTERPOLATION_FACTOR if samples == 1 else DRAW_FACTOR) * error
+        levels = _levels(engine, first, LAST_FACTOR * error)
         keep = grid.known.to(engine.device)
         operator = grid.operator(engine.device)
         measurement = Measurement(grid.measured(known), operator, sigma)
         image = Resample(linear_weights(clip.times, grid.times, clip.period).to(engine.device))(known)
         by_frame: list[Level] = [torch.where(keep, min(sigma, level), level) for level in levels[:-1]]
 
-        def begin(g: torch.Generator) -> Tensor:
-            return torch.where(keep, image, image + levels[0] * unit_noise(image, g))
-
-        for draw in _draws(engine, measurement, [*by_frame, 0.0], begin, b):
+        for draw in _draws(engine, measurement, [*by_frame, 0.0], image, torch.where(keep, 0.0, levels[0]), b):
             yield grid.wanted(draw)
 
     result = _collect(engine, slice_draws, clip.data.shape[0], scale, finish=_like(clip.data))
@@ -236,13 +237,22 @@ class _Result:
 
 
 def _draws(
-    engine: Engine, measurement: Measurement, levels: list[Level], begin: Callable[[torch.Generator], Tensor], b: int
+    engine: Engine, measurement: Measurement, levels: list[Level], image: Tensor, noise: Level, b: int
 ) -> Iterator[Tensor]:
-    """The samples of slice b: one best image, or several draws."""
+    """The samples of slice b, from a classical `image`: one best image, or several draws.
+
+    The best image starts without noise, its own error in the place of the first level, and none is put back: measured
+    on animated stills this is 0.3 to 0.7 dB better than starting from image + noise. Draws start with `noise` added.
+    """
+    if engine.samples == 1:
+        yield engine.last(best_images(engine.denoiser, measurement, levels, image, spread=_spread(engine)))
+        return
     for k in range(engine.samples):
         g = engine.generator(b, k)
-        loop = best_images if engine.samples == 1 else posterior_samples
-        yield engine.last(loop(engine.denoiser, measurement, levels, begin(g), spread=_spread(engine), generator=g))
+        start = image + noise * unit_noise(image, g)
+        yield engine.last(
+            posterior_samples(engine.denoiser, measurement, levels, start, spread=_spread(engine), generator=g)
+        )
 
 
 def _uniform_noise_draws(engine: Engine, y: Tensor, sigma: float, b: int) -> Iterator[Tensor]:
