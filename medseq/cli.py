@@ -130,7 +130,7 @@ def reconstruct(
     keep_phase: Annotated[
         bool, Parameter(name="--complex", help="Write complex values, which few viewers open.")
     ] = False,
-    steps: Steps = 8,
+    steps: Steps = 6,
     options: Options = Options(),  # noqa: B008 (frozen)
 ) -> None:
     """Reconstruct an image series from undersampled k-space."""
@@ -184,7 +184,7 @@ def interpolate(
         int | None, Parameter(validator=Number(gte=2), help="Frames for every frame [default: 2].")
     ] = None,
     times: Annotated[Path | None, Parameter(help="Text file of the wanted times in seconds.")] = None,
-    steps: Steps = 4,
+    steps: Steps = 2,
     options: Options = Options(),  # noqa: B008 (frozen)
 ) -> None:
     """Fill in frames between those of an image series."""

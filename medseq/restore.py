@@ -28,10 +28,9 @@ from medseq.timegrid import TimeGrid, interpolation_error, linear_weights
 from medseq.warmstart import sense_operator, warm_start
 
 # Chosen on simulated and animated cases (docs/measurements.md), then fixed.
-SPREAD_FACTOR = 2.0  # times the prior's measured RMSE
-WARM_FACTOR = 1.0  # first noise level of the best image, times the estimated error of the warm start
-INTERPOLATION_FACTOR = 0.5  # likewise when frames are missing: linear interpolation errs in few places only
-DRAW_FACTOR = 2.0  # likewise of posterior draws, whose start must hide what is wrong with it
+SPREAD_FACTOR = 1.5  # times the prior's measured RMSE
+WARM_FACTOR = 2.0  # first noise level, times the estimated error of the warm start
+INTERPOLATION_FACTOR = 0.5  # likewise for the best image when frames are missing
 LAST_FACTOR = 0.25  # last noise level, likewise
 SMALLEST_SIGMA = 0.004  # of the scale: below it the prior was hardly trained
 MOST_COILS = 12  # more are compressed to this many
@@ -56,7 +55,7 @@ def reconstruct(
     kspace: KSpace,
     *,
     prior: Prior | str | Path | None = None,
-    steps: int = 8,
+    steps: int = 6,
     samples: int = 1,
     seed: int = 0,
     device: str = "auto",
@@ -94,8 +93,7 @@ def reconstruct(
         image, error = warm_start(y, part.keep, part.maps, sigma, engine.seed)
         errors.append(error)
         measurement = Measurement(y, sense_operator(part.keep, part.maps), sigma)
-        first = (WARM_FACTOR if samples == 1 else DRAW_FACTOR) * error
-        levels = _levels(engine, first, LAST_FACTOR * error)
+        levels = _levels(engine, WARM_FACTOR * error, LAST_FACTOR * error)
         yield from _draws(engine, measurement, levels, image, levels[0], b)
 
     result = _collect(engine, slice_draws, kspace.data.shape[0], scale)
@@ -172,7 +170,7 @@ def interpolate(
     times: np.ndarray | None = None,
     *,
     prior: Prior | str | Path | None = None,
-    steps: int = 4,
+    steps: int = 2,
     samples: int = 1,
     seed: int = 0,
     device: str = "auto",
@@ -207,7 +205,7 @@ def interpolate(
         sigma = max(float(noise[b].max()) / scale, SMALLEST_SIGMA)
         error = max(interpolation_error(known, clip.times, clip.period), sigma)
         known = known if clip.is_complex else torch.complex(known, sigma * unit_noise(known, engine.generator(b, 0)))
-        first = (INTERPOLATION_FACTOR if samples == 1 else DRAW_FACTOR) * error
+        first = (INTERPOLATION_FACTOR if samples == 1 else WARM_FACTOR) * error
         levels = _levels(engine, first, LAST_FACTOR * error)
         keep = grid.known.to(engine.device)
         operator = grid.operator(engine.device)
