@@ -101,8 +101,7 @@ def reconstruction_table(case: Case, folder: Path, options: list[str], samples: 
         "zero-filled": lambda: zero_filled(y, A),
         "time average, frozen": lambda: time_average(y, A),
         "k-t sparse": lambda: kt_sparse(y, A),
-        "L+S": lambda: low_rank_sparse(y, A),
-        "L+S, fewer iterations (the warm start)": lambda: low_rank_sparse(y, A, iterations=ITERATIONS),
+        "L+S (the warm start)": lambda: low_rank_sparse(y, A, iterations=ITERATIONS),
     }
     rows = [_timed(case, name, method) for name, method in methods.items()]
     tuned = [
