@@ -35,7 +35,8 @@ def left_out_error(y: Tensor, keep: Tensor, maps: Tensor, sigma: float, seed: in
 
     Lines that are measured in all frames (the calibration region) stay in. By Parseval and unit root-sum-of-squares
     maps the squared image error is the k-space error summed over the coils, averaged over k-space. Every line
-    position counts by the share of frames in which it is missing; one that could not be tested counts as the mean.
+    position counts by the share of frames in which it is missing, and with the noise in the others; one that could not
+    be tested counts as the mean.
     With nothing to leave out (fully sampled, or one frame) the error is that of the noise alone.
     """
     measured = keep.any(dim=1, keepdim=True).any(dim=-1, keepdim=True)
@@ -54,4 +55,4 @@ def left_out_error(y: Tensor, keep: Tensor, maps: Tensor, sigma: float, seed: in
     by_line = (squared / tested.clamp(min=1) - y.shape[1] * noise).clamp(min=0)
     by_line = torch.where(tested > 0, by_line, by_line[tested > 0].mean())
     missing = (1 - coverage).mean(dim=(0, 1, 2, 4))
-    return float((missing * by_line).mean() + noise) ** 0.5
+    return float((missing * by_line + (1 - missing) * noise).mean()) ** 0.5
