@@ -156,7 +156,7 @@ def denoise(
     *,
     output: Output,
     sigma: Annotated[Positive | None, Parameter(help="Noise std in input units; estimated when not given.")] = None,
-    steps: Steps = 1,
+    steps: Annotated[Count | None, Parameter(help="Noise levels [default: 1, or 12 with several samples].")] = None,
     options: Options = Options(),  # noqa: B008 (frozen)
 ) -> None:
     """Remove noise from an image series."""

@@ -32,6 +32,7 @@ SPREAD_FACTOR = 1.5  # times the prior's measured RMSE
 WARM_FACTOR = 2.0  # first noise level, times the estimated error of the warm start
 INTERPOLATION_FACTOR = 0.5  # likewise for the best image when frames are missing
 LAST_FACTOR = 0.25  # last noise level, likewise
+DRAW_STEPS = 12  # of denoising, where more than one evaluation is wanted
 SMALLEST_SIGMA = 0.004  # of the scale: below it the prior was hardly trained
 MOST_COILS = 12  # more are compressed to this many
 
@@ -42,7 +43,7 @@ class Restored:
 
     clip: the solved image for one sample, the mean of the draws for several. std: std of the magnitude over the
     draws, in input units, or None for one sample. samples: (K, B, 1, T, Y, X) on the CPU, or None. info: scale, noise,
-    levels, evaluations of the network, error of the warm start, ...: everything `run.json` reports.
+    steps, device, error of the warm start: what `run.json` reports as `result`.
     """
 
     clip: Clip
@@ -114,7 +115,7 @@ def denoise(
     *,
     sigma: float | Tensor | None = None,
     prior: Prior | str | Path | None = None,
-    steps: int = 1,
+    steps: int | None = None,
     samples: int = 1,
     seed: int = 0,
     device: str = "auto",
@@ -125,12 +126,17 @@ def denoise(
 
     sigma: noise std of each real channel in the clip's units: a number, a map that broadcasts to the data, or None
     (estimated, slice by slice). Uniform noise takes one evaluation of the network for one sample, as solving would
-    use the data twice; samples are drawn from the posterior by descending from the noisy series itself, in `steps`
-    levels. A map goes through the sampler with as many levels. A real clip gets an imaginary channel of noise of
-    its own sigma, which is what the prior expects.
+    use the data twice; samples are drawn from the posterior by descending from the noisy series itself. A map goes
+    through the sampler. steps: levels; None is 1 for the single image of uniform noise, else 12. A real clip gets an
+    imaginary channel of noise of its own sigma, which is what the prior expects.
 
-    Raises InputError when no noise or scale can be found, UsageError for impossible options.
+    Raises InputError when no noise or scale can be found, UsageError for impossible options: several samples in one
+    step among them, as they would all be the same.
     """
+    if steps is None:
+        steps = 1 if samples == 1 and not isinstance(sigma, Tensor) else DRAW_STEPS
+    if samples > 1 and steps == 1:
+        raise UsageError("several samples need several steps: one step gives the same image every time")
     engine = Engine(
         prior,
         frames=clip.frames,
@@ -149,7 +155,7 @@ def denoise(
     def slice_draws(b: int) -> Iterator[Tensor]:
         level = (noise[b if noise.shape[0] > 1 else 0][None] / scale).clamp(min=SMALLEST_SIGMA).to(engine.device)
         y = clip.data[b : b + 1].to(engine.device) / scale
-        y = y if clip.is_complex else torch.complex(y, float(level.max()) * unit_noise(y, engine.generator(b, 0)))
+        y = y if clip.is_complex else torch.complex(y, level * unit_noise(y, engine.generator(b, 0)))
         if level.numel() == 1:
             yield from _uniform_noise_draws(engine, y, float(level), b)
             return

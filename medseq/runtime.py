@@ -78,7 +78,7 @@ class Engine:
             loaded.net.to(self.device),
             loaded.sigma_data,
             loaded.spread,
-            periodic=periodic and not windowed,
+            periodic=periodic and not windowed,  # a window does not go over into itself
             autocast=choose_precision(precision, self.device),
         ).eval()
         self.denoiser: Denoiser = Windowed(ready, WINDOW, OVERLAP) if windowed else ready

@@ -1,8 +1,8 @@
 """Training of the prior: loss, noise distribution, moving average, and a loop that is a generator.
 
 Every batch and every noise depends on (seed, step, rank) alone, so a run that was killed and resumed from its
-checkpoint gives the very weights of one that was not. Needs torch and numpy only, so it runs on a bare GPU machine.
-Single process, or several under `torchrun` (gradients averaged).
+checkpoint gives the very weights of one that was not. Needs torch, numpy and safetensors only, so it runs on a bare GPU
+machine. Single process, or several under `torchrun` (gradients averaged).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from medseq.errors import InputError, UsageError
+from medseq.io.files import atomic_write
 from medseq.io.weights import save_prior
 from medseq.network import VideoUNet
 from medseq.noise import unit_noise
@@ -199,9 +200,8 @@ def save_checkpoint(state: Training, path: Path) -> None:
         tensors |= {f"{name}.{key}": value for key, value in prior.net.state_dict().items()}
     for index, slots in state.optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{slot}": value for slot, value in slots.items()}
-    partial = path.with_suffix(".partial")
-    torch.save(tensors, partial)
-    partial.replace(path)
+    with atomic_write(path) as partial:
+        torch.save(tensors, partial)
 
 
 def load_checkpoint(state: Training, path: Path) -> None:
@@ -236,6 +236,8 @@ def train(
         dist.init_process_group()
     first = not dist.is_initialized() or dist.get_rank() == 0
     where = torch.device(device)
+    if device == "cuda" and "LOCAL_RANK" in os.environ:
+        where = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     state = start(recipe, where)
     checkpoint = folder / "checkpoint.pt"
     if resume and checkpoint.exists():
@@ -263,4 +265,5 @@ def train(
     }
     save_prior(state.average, folder / "prior.safetensors", about)
     curve = [f"{i + 1},{value:.5f}" for i, value in enumerate(state.losses)]
-    (folder / "loss.csv").write_text("step,loss\n" + "\n".join(curve) + "\n", "utf-8")
+    with atomic_write(folder / "loss.csv") as partial:
+        partial.write_text("step,loss\n" + "\n".join(curve) + "\n", "utf-8")

@@ -222,7 +222,7 @@ def test_denoise_writes_the_series_and_how_it_was_made(here, shelf, capsys):
     assert (after.get_best_affine() == before.get_best_affine()).all()
     assert after.get_zooms() == before.get_zooms() and after.get_xyzt_units() == before.get_xyzt_units()
     run = json.loads((here / "new/out.run.json").read_text())
-    assert run["command"] == "denoise" and run["options"]["seed"] == 3 and run["options"]["steps"] == 1
+    assert run["command"] == "denoise" and run["options"]["seed"] == 3 and run["result"]["steps"] == 1
     assert run["inputs"][0]["name"] == "cine.nii.gz" and len(run["inputs"][0]["sha256"]) == 64
     assert run["model"] == {"name": "tiny", "sha256": json.loads((here / "tiny.json").read_text())["sha256"]}
     assert set(run["seconds"]) == {"read", "restore", "write", "total"}

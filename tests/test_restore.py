@@ -64,7 +64,8 @@ def test_slices_do_not_depend_on_their_neighbours(prior: Prior, kspace: KSpace) 
 def test_correlated_noise_is_whitened_and_images_stay_in_their_units(prior: Prior, truth: Clip, kspace: KSpace) -> None:
     """The same coils in another mixture with its covariance: the same image but for the phase that maps leave open."""
     g = torch.Generator().manual_seed(2)
-    mixing = torch.eye(4) + 0.3 * torch.randn(4, 4, generator=g, dtype=torch.complex64)
+    # twice the sensitivity, so that a gain that is not divided out shows
+    mixing = 2 * torch.eye(4) + 0.6 * torch.randn(4, 4, generator=g, dtype=torch.complex64)
     level = float(kspace.noise or 0)
     mixed = replace(
         kspace,
@@ -73,7 +74,7 @@ def test_correlated_noise_is_whitened_and_images_stay_in_their_units(prior: Prio
     )
     images = reconstruct(mixed, prior=prior, steps=2).clip.data.abs()
     gain = float((images * truth.data.abs()).sum() / truth.data.abs().square().sum())
-    assert 0.5 < gain < 2 and psnr(images / gain, truth.data.abs()) > 22
+    assert 1 < gain < 4 and psnr(images / gain, truth.data.abs()) > 22
     known = replace(mixed, maps=torch.einsum("dc,bctyx->bdtyx", mixing, coil_maps(4, (40, 32), 1)))
     images = reconstruct(known, prior=prior, steps=2).clip.data.abs()
     assert psnr(images, truth.data.abs()) > 24  # with given maps also the gain is right
@@ -103,8 +104,10 @@ def test_denoising_keeps_real_series_real_and_finds_the_noise(prior: Prior, trut
     restored = denoise(magnitude, prior=prior)
     assert restored.clip.data.dtype == torch.float32 and not restored.clip.is_complex
     assert restored.info["noise"] == pytest.approx([0.05, 0.05], rel=0.2)
-    draws = denoise(magnitude, prior=prior, samples=2, steps=3)
-    assert draws.std is not None and (draws.std.data > 0).any()
+    draws = denoise(magnitude, prior=prior, samples=2)
+    assert draws.info["steps"] > 1 and draws.std is not None and (draws.std.data > 0).float().mean() > 0.5
+    with pytest.raises(UsageError, match="several steps"):
+        denoise(magnitude, prior=prior, samples=2, steps=1)
 
 
 def test_denoising_with_a_noise_map_trusts_quiet_voxels_more(prior: Prior, truth: Clip) -> None:

@@ -91,3 +91,4 @@ def test_error_of_linear_interpolation_is_zero_for_lines_and_grows_with_curvatur
     # leaving a frame out errs by sin(t) (1 - cos(step)), whose RMS is that over sqrt 2
     expected = 0.35 * (1 - np.cos(2 * np.pi / 12)) / 2**0.5
     assert interpolation_error(wave, t, 12.0) == pytest.approx(expected, rel=1e-3)
+    assert interpolation_error(wave * (1 + 1j), t, 12.0) == pytest.approx(expected, rel=1e-3)  # of each real channel
