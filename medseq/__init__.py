@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; a test keeps it equal 
     from medseq.prior import Prior, Windowed
     from medseq.restore import Restored, denoise, interpolate, reconstruct
     from medseq.solve import cg
+    from medseq.temporal import temporal_statistics
 
 __version__ = "0.1.0"
 
@@ -42,6 +43,7 @@ _NAMES = {
     "medseq.prior": ("Prior", "Windowed"),
     "medseq.restore": ("Restored", "denoise", "interpolate", "reconstruct"),
     "medseq.solve": ("cg",),
+    "medseq.temporal": ("temporal_statistics",),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 

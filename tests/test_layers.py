@@ -22,7 +22,7 @@ ROOT = Path(medseq.__file__).parent
 
 # A package stands for everything in it. A new module fails here until somebody has given it a level.
 LEVELS = (
-    {"clip", "errors", "metrics", "network", "noise", "operators", "patterns", "solve"},
+    {"clip", "errors", "metrics", "network", "noise", "operators", "patterns", "solve", "temporal"},
     {"phantoms", "prior"},
     {"baselines", "coils", "io", "measurement", "posterior", "timegrid", "warmstart"},
     {"config", "provenance", "restore", "runtime", "simulate", "survey", "train", "transforms"},
