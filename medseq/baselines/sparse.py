@@ -6,11 +6,10 @@ a rescaled measurement gives the same image rescaled. `y` is (B, C, T, Y, X) and
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
+from medseq.baselines.proximal import accelerated, largest, largest_singular, soft, soft_rank
 from medseq.operators import LinearOp
 
 
@@ -30,7 +29,7 @@ def kt_sparse(
     def gradient(x: Tensor) -> Tensor:
         return A.normal(x) + regularization * x - b
 
-    return _accelerated(gradient, lambda x: _soft_spectrum(x, step * amount), b, step, iterations)
+    return accelerated(gradient, lambda x: _soft_spectrum(x, step * amount), b, step, iterations)
 
 
 def low_rank_sparse(
@@ -50,7 +49,7 @@ def low_rank_sparse(
     2019). Returns L + S, the image series (B, 1, T, Y, X).
     """
     b = A.adjoint(y)
-    rank_amount = low_rank * torch.linalg.eigvalsh(_gram(b))[:, -1].clamp(min=0).sqrt()
+    rank_amount = low_rank * largest_singular(_casorati(b))
     sparse_amount = sparse * _largest_frequency(b)
     # Both parts see the same residual, so the gradient is twice as steep in the two together.
     step = 0.5 / (1 + regularization)
@@ -61,67 +60,23 @@ def low_rank_sparse(
 
     def proximal(parts: Tensor) -> Tensor:
         background, motion = parts[:, :1], parts[:, 1:]
-        return torch.cat([_soft_rank(background, step * rank_amount), _soft_spectrum(motion, step * sparse_amount)], 1)
+        background = soft_rank(_casorati(background), step * rank_amount)[:, None].view(motion.shape)
+        return torch.cat([background, _soft_spectrum(motion, step * sparse_amount)], 1)
 
     start = torch.cat([b, torch.zeros_like(b)], 1)
-    return _accelerated(gradient, proximal, start, step, iterations).sum(1, keepdim=True)
-
-
-def _accelerated(
-    gradient: Callable[[Tensor], Tensor],
-    proximal: Callable[[Tensor], Tensor],
-    x: Tensor,
-    step: float,
-    iterations: int,
-) -> Tensor:
-    """FISTA (Beck and Teboulle 2009) with gradient restart (O'Donoghue and Candes 2015).
-
-    proximal: that of the penalty times `step`. Each item of axis 0 has its own momentum.
-    """
-    ahead = x
-    momentum = torch.ones(x.shape[0], *[1] * (x.ndim - 1), dtype=x.real.dtype, device=x.device)
-    for _ in range(iterations):
-        previous, x = x, proximal(ahead - step * gradient(ahead))
-        moved = x - previous
-        # Uphill: the momentum carries the wrong way, forget it.
-        uphill = _real_inner(ahead - x, moved) > 0
-        momentum = torch.where(uphill, 1, momentum)
-        following = (1 + (1 + 4 * momentum.square()).sqrt()) / 2
-        ahead = x + (momentum - 1) / following * moved
-        momentum = following
-    return x
+    return accelerated(gradient, proximal, start, step, iterations).sum(1, keepdim=True)
 
 
 def _soft_spectrum(x: Tensor, amount: Tensor) -> Tensor:
     """Shrink the magnitude of every temporal frequency of every voxel by `amount` (B, 1, 1, 1, 1)."""
-    spectrum = torch.fft.fft(x, dim=2, norm="ortho")
-    magnitude = spectrum.abs()
-    kept = (1 - amount / magnitude.clamp(min=torch.finfo(magnitude.dtype).tiny)).clamp(min=0)
-    return torch.fft.ifft(spectrum * kept, dim=2, norm="ortho")
-
-
-def _soft_rank(x: Tensor, amount: Tensor) -> Tensor:
-    """Shrink the singular values of the (time, space) matrix of each item by `amount` (B,) (Cai 2010).
-
-    By way of the small (T, T) Gram matrix, which is far cheaper than a decomposition of the tall one.
-    """
-    eigenvalues, vectors = torch.linalg.eigh(_gram(x))
-    singular = eigenvalues.clamp(min=torch.finfo(eigenvalues.dtype).tiny).sqrt()
-    kept = (1 - amount[:, None] / singular).clamp(min=0)
-    shrink = (vectors * kept[:, None]) @ vectors.mH
-    return (shrink @ x.flatten(3)[:, 0])[:, None].view(x.shape)
-
-
-def _gram(x: Tensor) -> Tensor:
-    frames = x.flatten(3)[:, 0]
-    return frames @ frames.mH
+    return torch.fft.ifft(soft(torch.fft.fft(x, dim=2, norm="ortho"), amount), dim=2, norm="ortho")
 
 
 def _largest_frequency(x: Tensor) -> Tensor:
     """Largest magnitude of F_t x of each item, (B, 1, 1, 1, 1)."""
-    return torch.fft.fft(x, dim=2, norm="ortho").abs().amax((1, 2, 3, 4), keepdim=True)
+    return largest(torch.fft.fft(x, dim=2, norm="ortho"))
 
 
-def _real_inner(a: Tensor, b: Tensor) -> Tensor:
-    product = torch.view_as_real(a) * torch.view_as_real(b)
-    return product.flatten(1).sum(1)[(...,) + (None,) * (a.ndim - 1)]
+def _casorati(x: Tensor) -> Tensor:
+    """The (time, space) matrix of each item, (B, T, Y * X)."""
+    return x.flatten(3)[:, 0]

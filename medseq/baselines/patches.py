@@ -1,0 +1,66 @@
+"""Locally low rank: small patches change in time in a few ways only (Trzasko 2011, Zhang 2015)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from medseq.baselines.proximal import (
+    accelerated,
+    largest_singular,
+    shifted_blocks,
+    shifts,
+    soft_rank,
+    unshifted_blocks,
+)
+from medseq.errors import UsageError
+from medseq.operators import LinearOp
+
+
+def locally_low_rank(
+    y: Tensor,
+    A: LinearOp,
+    *,
+    threshold: float = 0.02,
+    patch: int = 8,
+    regularization: float = 3e-3,
+    iterations: int = 50,
+) -> Tensor:
+    """Few singular values in the space x time matrix of every patch of `patch` x `patch` voxels (Zhang 2015).
+
+    argmin |A x - y|^2 / 2 + regularization |x|^2 / 2 + l sum_p |x_p|_*, with the nuclear norm of the patches p and l
+    `threshold` times the largest singular value of any patch of A^H y; y is (B, C, T, Y, X), A of norm at most 1. The
+    patches tile the image, and the tiling moves in every iteration. Returns the image series (B, 1, T, Y, X).
+
+    Raises UsageError for a patch of no voxels.
+    """
+    if patch < 1:
+        raise UsageError(f"a patch needs at least one voxel, got {patch}")
+    b = A.adjoint(y)
+    size = (b.shape[-2], b.shape[-1])
+    step = 1 / (1 + regularization)
+    amount = step * threshold * largest_singular(_cut(shifted_blocks(b, (0, 0), patch), patch)).amax(1, keepdim=True)
+    tilings = iter(shifts(iterations, patch))
+
+    def gradient(x: Tensor) -> Tensor:
+        return A.normal(x) + regularization * x - b
+
+    def proximal(x: Tensor) -> Tensor:
+        shift = next(tilings)
+        whole = shifted_blocks(x, shift, patch)
+        return unshifted_blocks(_join(soft_rank(_cut(whole, patch), amount), whole), shift, size)
+
+    return accelerated(gradient, proximal, b, step, iterations)
+
+
+def _cut(x: Tensor, patch: int) -> Tensor:
+    """(B, 1, T, Y, X) of sides that are multiples of `patch` -> matrices (B, patches, T, patch * patch)."""
+    tiles = x[:, 0].unfold(2, patch, patch).unfold(3, patch, patch)
+    return tiles.permute(0, 2, 3, 1, 4, 5).flatten(4).flatten(1, 2)
+
+
+def _join(matrices: Tensor, like: Tensor) -> Tensor:
+    """Undo `_cut`."""
+    batch, _, frames, height, width = like.shape
+    patch = round(matrices.shape[-1] ** 0.5)
+    tiles = matrices.view(batch, height // patch, width // patch, frames, patch, patch)
+    return tiles.permute(0, 3, 1, 4, 2, 5).reshape(like.shape)

@@ -1,0 +1,95 @@
+"""What the convex baselines share: one accelerated solver, and the shrinkages they are made of.
+
+All of it treats items of axis 0 apart, so that a result does not depend on its neighbours in the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+# The plane's golden ratios (the R2 sequence of Roberts 2018): their multiples fill a square evenly from the start.
+_SPREAD = (0.7548776662466927, 0.5698402909980532)
+
+
+def accelerated(
+    gradient: Callable[[Tensor], Tensor],
+    proximal: Callable[[Tensor], Tensor],
+    x: Tensor,
+    step: float,
+    iterations: int,
+) -> Tensor:
+    """FISTA (Beck and Teboulle 2009) with gradient restart (O'Donoghue and Candes 2015).
+
+    proximal: that of the penalty times `step`. Each item of axis 0 has its own momentum.
+    """
+    ahead = x
+    momentum = torch.ones(x.shape[0], *[1] * (x.ndim - 1), dtype=x.real.dtype, device=x.device)
+    for _ in range(iterations):
+        previous, x = x, proximal(ahead - step * gradient(ahead))
+        moved = x - previous
+        # Uphill: the momentum carries the wrong way, forget it.
+        uphill = _real_inner(ahead - x, moved) > 0
+        momentum = torch.where(uphill, 1, momentum)
+        following = (1 + (1 + 4 * momentum.square()).sqrt()) / 2
+        ahead = x + (momentum - 1) / following * moved
+        momentum = following
+    return x
+
+
+def soft(x: Tensor, amount: Tensor) -> Tensor:
+    """Shrink magnitudes by `amount`, those below it to zero: the proximal map of amount * |x|_1."""
+    magnitude = x.abs()
+    return x * (1 - amount / magnitude.clamp(min=torch.finfo(magnitude.dtype).tiny)).clamp(min=0)
+
+
+def soft_rank(x: Tensor, amount: Tensor) -> Tensor:
+    """Shrink the singular values of matrices (..., M, N) by `amount` (...): that of the nuclear norm (Cai 2010).
+
+    By way of the smaller Gram matrix, which is far cheaper than a decomposition of a long one.
+    """
+    if x.shape[-2] > x.shape[-1]:
+        return soft_rank(x.mT, amount).mT
+    eigenvalues, vectors = torch.linalg.eigh(x @ x.mH)
+    singular = eigenvalues.clamp(min=torch.finfo(eigenvalues.dtype).tiny).sqrt()
+    kept = (1 - amount[..., None] / singular).clamp(min=0)
+    return ((vectors * kept[..., None, :]) @ vectors.mH) @ x
+
+
+def largest_singular(x: Tensor) -> Tensor:
+    """The largest singular value of each matrix (..., M, N) -> (...)."""
+    gram = x @ x.mH if x.shape[-2] <= x.shape[-1] else x.mH @ x
+    return torch.linalg.eigvalsh(gram)[..., -1].clamp(min=0).sqrt()
+
+
+def largest(x: Tensor) -> Tensor:
+    """Largest magnitude of each item of axis 0, shaped (B, 1, ...) to scale it."""
+    return x.abs().amax(tuple(range(1, x.ndim)), keepdim=True)
+
+
+def shifts(count: int, period: int) -> list[tuple[int, int]]:
+    """`count` shifts (rows, columns) below `period`, spread evenly over all there are and always the same.
+
+    A penalty on blocks prefers edges that lie on its grid; moving the grid in every iteration takes that away (cycle
+    spinning, Coifman and Donoho 1995; within an iteration, Figueiredo and Nowak 2003).
+    """
+    rows, columns = _SPREAD
+    return [(int(i * rows % 1 * period), int(i * columns % 1 * period)) for i in range(count)]
+
+
+def shifted_blocks(x: Tensor, shift: tuple[int, int], block: int) -> Tensor:
+    """x (..., Y, X) with zeros added until its sides are multiples of `block`, then rolled by `shift`."""
+    bottom, right = -x.shape[-2] % block, -x.shape[-1] % block
+    return torch.nn.functional.pad(x, (0, right, 0, bottom)).roll(shift, (-2, -1))
+
+
+def unshifted_blocks(x: Tensor, shift: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Undo `shifted_blocks`: roll back, then cut to `size` (Y, X)."""
+    return x.roll((-shift[0], -shift[1]), (-2, -1))[..., : size[0], : size[1]]
+
+
+def _real_inner(a: Tensor, b: Tensor) -> Tensor:
+    product = torch.view_as_real(a) * torch.view_as_real(b)
+    return product.flatten(1).sum(1)[(...,) + (None,) * (a.ndim - 1)]
