@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; a test keeps it equal 
     from medseq.clip import Clip, KSpace
     from medseq.coils import estimate_maps
     from medseq.errors import InputError, MedseqError, MedseqWarning, ResourceError, UsageError
+    from medseq.generation import generate
     from medseq.io import load_clip, load_kspace, save_clip, save_kspace
     from medseq.io.weights import load_prior
     from medseq.measurement import Measurement
@@ -32,6 +33,7 @@ _NAMES = {
     "medseq.clip": ("Clip", "KSpace"),
     "medseq.coils": ("estimate_maps",),
     "medseq.errors": ("InputError", "MedseqError", "MedseqWarning", "ResourceError", "UsageError"),
+    "medseq.generation": ("generate",),
     "medseq.io": ("load_clip", "load_kspace", "save_clip", "save_kspace"),
     "medseq.io.weights": ("load_prior",),
     "medseq.measurement": ("Measurement",),

@@ -46,16 +46,23 @@ Positive = Annotated[float, Parameter(validator=_check_finite_positive)]
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Options:
-    """What every restoring command takes."""
+class PriorOptions:
+    """What every command that runs the prior takes."""
 
-    samples: Annotated[Count, Parameter(help="Draws; with more than one, their mean, and their std in OUT_std.")] = 1
     seed: Annotated[int, Parameter(validator=Number(gte=0), help="The same seed gives the same result.")] = 0
     device: Device = "auto"
     precision: Annotated[Literal["auto", "float32", "bfloat16"], Parameter(help="What the network computes in.")] = (
         "auto"
     )
     prior: Annotated[str | None, Parameter(help="Name or file of another prior than the one that medseq ships.")] = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Options(PriorOptions):
+    """What every restoring command takes."""
+
+    samples: Annotated[Count, Parameter(help="Draws; with more than one, their mean, and their std in OUT_std.")] = 1
 
 
 app = App(
@@ -201,6 +208,38 @@ def interpolate(
 
     settings = {"factor": factor, "times": wanted, "steps": steps, **asdict(options)}
     print(restore_file("interpolate", series, output, settings, load_clip, work))
+
+
+@app.command(
+    help_epilogue=_examples("generate -o clip.nii.gz", "generate -o still.nii.gz --frames 1 --size 64 64 --seed 7")
+)
+def generate(
+    *,
+    output: Output,
+    frames: Annotated[Count, Parameter(help="Frames of a clip.")] = 16,
+    size: Annotated[tuple[Count, Count], Parameter(help="Voxels along Y and X.")] = (96, 96),
+    count: Annotated[Count, Parameter(help="Clips; several go into OUT_1, OUT_2 and so on.")] = 1,
+    periodic: Annotated[
+        bool, Parameter(negative="--no-periodic", help="One cycle, whose last frame leads to the first.")
+    ] = True,
+    keep_phase: Annotated[
+        bool, Parameter(name="--complex", help="Write complex values, which few viewers open.")
+    ] = False,
+    steps: Steps = 100,
+    options: PriorOptions = PriorOptions(),  # noqa: B008 (frozen)
+) -> None:
+    """Draw coherent clips from the prior alone: nothing is measured, and what they show is nobody."""
+    from medseq import generation
+    from medseq.jobs import generate_file
+
+    def work(progress: Progress) -> Restored:
+        made = generation.generate(
+            frames, size, count=count, periodic=periodic, steps=steps, progress=progress, **asdict(options)
+        )
+        return made if keep_phase else replace(made, clip=made.clip.with_data(made.clip.data.abs()))
+
+    settings = {"frames": frames, "size": size, "count": count, "periodic": periodic, "complex": keep_phase}
+    print(generate_file(output, {**settings, "steps": steps, **asdict(options)}, work))
 
 
 @app.command(

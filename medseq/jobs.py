@@ -52,11 +52,34 @@ def restore_file(
             like = None if command == "reconstruct" else source
             save_clip(restored.clip, folder / output.name, like=like)
             if restored.std is not None:
-                name = f"{stem(output)}_std{output.name.removeprefix(stem(output))}"
-                save_clip(restored.std, folder / name, like=like)
+                save_clip(restored.std, folder / _beside(output, "std"), like=like)
         record.save(folder / f"{stem(output)}.run.json")
     slices, _, frames, height, width = restored.clip.data.shape
     return f"{output}: {frames} frames of {width} x {height}, {slices} slices; {record.elapsed:.1f} s"
+
+
+def generate_file(output: Path, settings: Mapping[str, Any], work: Callable[[Progress], Restored]) -> str:
+    """Write the clips that `work` makes as NIfTI, and one `.run.json`: `output`, or for several `_1`, `_2`, ... of it.
+
+    settings: every option, by name; `prior` among them. Returns what to tell the user. Raises MedseqError like `work`,
+    and UsageError for an impossible output.
+    """
+    check_output(output, NIFTI_ENDINGS)
+    prior = settings["prior"]
+    record = RunRecord("generate", {**settings, "prior": prior and Path(prior).name})
+    with staged(output.parent) as folder, collected_warnings(terminal.warn) as record.warnings:
+        record.add_model(weights_path(prior))
+        with record.timed("generate"), terminal.progress("generate") as progress:
+            made = work(progress)
+        record.result = made.info
+        count, _, frames, height, width = made.clip.data.shape
+        with record.timed("write"):
+            for number, data in enumerate(made.clip.data.split(1), start=1):
+                name = output.name if count == 1 else _beside(output, str(number))
+                save_clip(made.clip.with_data(data), folder / name)
+        record.save(folder / f"{stem(output)}.run.json")
+    clips = f"{output}:" if count == 1 else f"{output.parent / _beside(output, f'1 to {count}')}: {count} clips of"
+    return f"{clips} {frames} frames of {width} x {height}; {record.elapsed:.1f} s"
 
 
 def simulate_file(
@@ -101,6 +124,11 @@ def simulate_file(
             save_clip(known.with_data(known.data.abs()), beside / truth.name)
         record.save(folder / f"{stem(output)}.run.json")
     return f"{output}: {clip.frames} frames of {clip.data.shape[-1]} x {clip.data.shape[-2]}"
+
+
+def _beside(output: Path, word: str) -> str:
+    """`x.nii.gz` and `std` -> `x_std.nii.gz`."""
+    return f"{stem(output)}_{word}{output.name.removeprefix(stem(output))}"
 
 
 def read_times(path: Path) -> np.ndarray:

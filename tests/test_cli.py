@@ -33,7 +33,7 @@ from medseq.prior import Prior, SpreadTable
 
 FRAMES, SIZE = 6, 32
 RECIPE = "recipe: {width: [8], blocks: 1, steps: 3, window: 16, frames: [1, 2], frames_per_batch: 4}"
-COMMANDS = ("demo", "info", "reconstruct", "denoise", "interpolate", "simulate", "train")
+COMMANDS = ("demo", "info", "reconstruct", "denoise", "interpolate", "generate", "simulate", "train")
 
 
 def beating_disc() -> Clip:

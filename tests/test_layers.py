@@ -25,7 +25,7 @@ LEVELS = (
     {"clip", "errors", "metrics", "network", "noise", "operators", "patterns", "solve", "temporal"},
     {"phantoms", "prior"},
     {"baselines", "coils", "io", "measurement", "posterior", "timegrid", "warmstart"},
-    {"config", "provenance", "restore", "runtime", "simulate", "survey", "train", "transforms"},
+    {"config", "generation", "provenance", "restore", "runtime", "simulate", "survey", "train", "transforms"},
     {"demo", "jobs", "report", "terminal"},
     {"__main__", "cli"},
 )

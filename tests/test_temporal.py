@@ -62,7 +62,7 @@ def test_one_frequency_stands_where_it_belongs(periodic: bool, cycles: int) -> N
 
 
 def test_a_periodic_wave_by_hand() -> None:
-    """m = 3 a + b cos(2 pi k t / T): motion rms(b) / sqrt(2) s; flicker 2 (1 - cos(2 pi k / T)) / sqrt(6) times that."""
+    """m = 3 a + b cos(2 pi k t / T): motion rms(b) / sqrt(2) s; flicker 2 (1 - cos(2 pi k / T)) / sqrt(6) of it."""
     clip = wave(5, periodic=True)
     found = temporal_statistics(clip, periodic=True)
     motion = random_image(1).double().square().mean().sqrt() / 2**0.5 / clip.double().std(correction=0)
