@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
-from skimage.color import rgb2gray
-from skimage.io import imread
-from torch import Tensor
 
 from medseq.errors import InputError, MedseqError
+from medseq.phantoms.phases import Stills
+from medseq.stills import load_stills
 from medseq.train import Recipe
 
 
@@ -28,17 +25,9 @@ class TrainConfig(BaseModel):
     recipe: Recipe = Recipe()
     stills: Path | None = None
 
-    def load_stills(self) -> Tensor | None:
-        """(N, Y, X) float32, or None. Raises InputError when the folder holds no PNG or they differ in size."""
-        if self.stills is None:
-            return None
-        files = sorted(self.stills.rglob("*.png"))
-        if not files:
-            raise InputError(f"{self.stills}: no PNG files there; correct `stills` or leave it out")
-        frames = [_grey(imread(file)) for file in files]
-        if len({frame.shape for frame in frames}) > 1:
-            raise InputError(f"{self.stills}: the still frames differ in size; bring them to one size")
-        return torch.from_numpy(np.stack(frames))
+    def load_stills(self) -> Stills | None:
+        """The frames, pairs of phases registered, or None. Raises InputError when there is no PNG or sizes differ."""
+        return None if self.stills is None else load_stills(self.stills)
 
 
 def load_config(path: str | Path) -> TrainConfig:
@@ -61,11 +50,6 @@ def load_config(path: str | Path) -> TrainConfig:
     if config.stills is not None:
         config.stills = (path.parent / config.stills).resolve()
     return config
-
-
-def _grey(image: np.ndarray) -> np.ndarray:
-    grey = rgb2gray(image[..., :3]) if image.ndim == 3 else image
-    return np.ascontiguousarray(grey, dtype=np.float32)
 
 
 def _first_line(error: Exception) -> str:

@@ -19,12 +19,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from medseq.corruption import aliased, noisy, skipped
 from medseq.errors import InputError, UsageError
 from medseq.io.files import atomic_write
-from medseq.io.weights import save_prior
+from medseq.io.weights import load_prior, save_prior
 from medseq.network import VideoUNet
 from medseq.noise import unit_noise
 from medseq.phantoms.clips import ClipSource
+from medseq.phantoms.phases import Stills
 from medseq.prior import Prior, SpreadTable
 
 
@@ -34,8 +36,10 @@ class Recipe:
 
     learning_rate falls linearly to 0 over the last `cooldown` share of `steps`. sigma_data: std of each real channel
     of the clips. log_sigma: mean and std of ln sigma for 80 % of the clips; the others are log-uniform in
-    `sigma_range`. mixed_share: clips whose frames carry two noise levels (known and missing frames). spread_batches:
-    held-out batches that the spread table is measured on.
+    `sigma_range`. mixed_share: clips whose frames carry two noise levels (known and missing frames). aliased_share,
+    skipped_share: batches that carry the errors of classical reconstructions and interpolations in place of white noise
+    (`medseq.corruption`). start_from: name or path of a prior whose weights to start from, of the same sizes.
+    spread_batches: held-out batches that the spread table is measured on.
 
     Raises UsageError for values that no training can have.
     """
@@ -52,6 +56,9 @@ class Recipe:
     log_sigma: tuple[float, float] = (-1.8, 1.3)
     sigma_range: tuple[float, float] = (0.002, 20.0)
     mixed_share: float = 0.2
+    aliased_share: float = 0.0
+    skipped_share: float = 0.0
+    start_from: str | None = None
     seed: int = 0
     window: int = 64
     frames: tuple[int, ...] = (1, 12, 12, 24)
@@ -70,15 +77,24 @@ class Recipe:
             raise UsageError("sizes, steps and rates of a training recipe must be positive")
         if self.window % 2 ** len(self.width) or min(self.width) < 4:
             raise UsageError(f"the window must be a multiple of {2 ** len(self.width)}, and every width at least 4")
-        shares = (self.cooldown, self.ema, self.mixed_share, self.real_share, self.still_share)
-        if min(shares) < 0 or max(shares) > 1 or not 0 < self.sigma_range[0] < self.sigma_range[1]:
+        shares: tuple[float, ...] = (self.cooldown, self.ema, self.mixed_share, self.real_share, self.still_share)
+        shares += (self.aliased_share, self.skipped_share)
+        if (
+            self.aliased_share + self.skipped_share > 1
+            or min(shares) < 0
+            or max(shares) > 1
+            or not 0 < self.sigma_range[0] < self.sigma_range[1]
+        ):
             raise UsageError("shares of a training recipe lie between 0 and 1, and noise levels increase from above 0")
 
-    def source(self, stills: Tensor | None, device: torch.device, *, held_out: bool = False) -> ClipSource:
-        """The clips of this recipe; `held_out` ones come from another seed and, where there are, other stills."""
+    def source(self, stills: Stills | None, device: torch.device, *, held_out: bool = False) -> ClipSource:
+        """The clips of this recipe; `held_out` ones come from another seed and, where there are, other stills.
+
+        The last tenth of the stills is held out: in the order of their names that is other people.
+        """
         if stills is not None:
-            every = torch.arange(len(stills)) % 20 == 0
-            stills = stills[every if held_out else ~every]
+            first = len(stills) - max(1, len(stills) // 10)
+            stills = stills.part(first, len(stills)) if held_out else stills.part(0, first)
         return ClipSource(
             seed=self.seed + 77 if held_out else self.seed,
             window=self.window,
@@ -115,18 +131,38 @@ def draw_sigma(recipe: Recipe, clips: int, frames: int, generator: torch.Generat
     return torch.where(second, levels[:, 1:], levels[:, :1])[:, None, :, None, None]
 
 
-def loss(prior: Prior, clean: Tensor, sigma: Tensor, generator: torch.Generator) -> Tensor:
-    """EDM's weighted denoising error (Karras 2022, eq. 108): 1 for a denoiser that always answers 0 or y."""
-    noisy = clean + sigma * unit_noise(clean, generator)
-    error = torch.view_as_real(prior(noisy, sigma) - clean).square().mean(-1)
+def corrupted(recipe: Recipe, clean: Tensor, periodic: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """What the network is shown of `clean`, and the level (B, 1, T, 1, 1) that it is told: one kind for a batch."""
+    slices, frames = clean.shape[0], clean.shape[2]
+    kind = float(torch.rand((), generator=generator))
+    if kind < recipe.aliased_share:
+        return aliased(clean, generator)
+    if kind < recipe.aliased_share + recipe.skipped_share and frames >= 4:
+        return skipped(clean, periodic, generator)
+    sigma = draw_sigma(recipe, slices, frames, generator).to(clean.device)
+    return noisy(clean, sigma, generator), sigma
+
+
+def loss(prior: Prior, clean: Tensor, image: Tensor, sigma: Tensor) -> Tensor:
+    """EDM's weighted denoising error (Karras 2022, eq. 108): 1 for a denoiser that always answers 0 or `image`."""
+    error = torch.view_as_real(prior(image, sigma) - clean).square().mean(-1)
     return (prior.weight(sigma) * error).mean()
 
 
 def start(recipe: Recipe, device: torch.device) -> Training:
-    """A fresh run: weights drawn from the recipe's seed."""
+    """A fresh run: weights drawn from the recipe's seed, or those of another prior.
+
+    Raises InputError when that prior cannot be read or has other sizes.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         net = VideoUNet(recipe.width, recipe.blocks)
+    if recipe.start_from is not None:
+        before = load_prior(recipe.start_from).net.state_dict()
+        try:
+            net.load_state_dict(before)
+        except RuntimeError:
+            raise InputError(f"{recipe.start_from}: this prior has other sizes than the recipe") from None
     net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     prior = Prior(net, recipe.sigma_data, autocast=torch.bfloat16 if recipe.bfloat16 else None)
     average = copy.deepcopy(prior).requires_grad_(False)
@@ -153,8 +189,8 @@ def training(recipe: Recipe, state: Training, source: ClipSource) -> Iterator[Tr
         number = state.step * world + rank
         clean, run.periodic = source.batch(number)
         g = torch.Generator().manual_seed((recipe.seed + 1) * 9_000_011 + number)
-        sigma = draw_sigma(recipe, clean.shape[0], clean.shape[2], g).to(clean.device)
-        value = loss(run, clean, sigma, g)
+        image, sigma = corrupted(recipe, clean, run.periodic, g)
+        value = loss(run, clean, image, sigma)
         state.optimizer.zero_grad()
         value.backward()
         for p in net.parameters():
@@ -223,12 +259,12 @@ def load_checkpoint(state: Training, path: Path) -> None:
 
 
 def train(
-    recipe: Recipe, folder: str | Path, *, stills: Tensor | None = None, resume: bool = True, device: str = "cpu"
+    recipe: Recipe, folder: str | Path, *, stills: Stills | None = None, resume: bool = True, device: str = "cpu"
 ) -> Iterator[Training]:
     """Run a recipe to its end, yielding after every step; leaves `prior.safetensors` and its card in `folder`.
 
     Checkpoints are written on the way, from which the same call goes on (resume). Under `torchrun` every process calls
-    this; the first one writes. stills: (N, Y, X) real magnitude frames to animate beside the phantoms.
+    this; the first one writes. stills: real magnitude frames to animate beside the phantoms.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -24,8 +24,8 @@ ROOT = Path(medseq.__file__).parent
 LEVELS = (
     {"clip", "errors", "metrics", "network", "noise", "operators", "patterns", "solve", "temporal"},
     {"phantoms", "prior"},
-    {"baselines", "coils", "io", "measurement", "posterior", "timegrid", "warmstart"},
-    {"config", "generation", "provenance", "restore", "runtime", "simulate", "survey", "train", "transforms"},
+    {"baselines", "coils", "corruption", "io", "measurement", "posterior", "timegrid", "warmstart"},
+    {"config", "generation", "provenance", "restore", "runtime", "simulate", "stills", "survey", "train", "transforms"},
     {"demo", "jobs", "report", "terminal"},
     {"__main__", "cli"},
 )

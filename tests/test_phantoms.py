@@ -12,6 +12,7 @@ from medseq.operators import Coils, Fourier
 from medseq.phantoms.bold import block_design, haemodynamic_response
 from medseq.phantoms.clips import ClipSource
 from medseq.phantoms.motion import TimeAxis, displacement, pulse, warp
+from medseq.phantoms.phases import Stills
 from medseq.phantoms.scenes import crop_resolution, dead_leaves
 from medseq.simulate import acquire, coil_maps, simulate_bold, simulate_cine
 
@@ -26,7 +27,9 @@ def test_batches_depend_on_seed_and_number_alone() -> None:
 
 
 def test_batches_hold_what_the_source_promises() -> None:
-    source = ClipSource(window=16, frames=(1, 4), frames_per_batch=8, stills=torch.rand(3, 40, 40), real_share=1.0)
+    source = ClipSource(
+        window=16, frames=(1, 4), frames_per_batch=8, stills=Stills.single(torch.rand(3, 40, 40)), real_share=1.0
+    )
     lengths = set()
     for n in range(12):
         clips, _ = source.batch(n)

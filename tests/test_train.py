@@ -11,10 +11,22 @@ import pytest
 import torch
 
 from medseq.config import load_config
+from medseq.corruption import noisy
 from medseq.errors import InputError, UsageError
 from medseq.io.weights import load_prior
 from medseq.prior import Prior
-from medseq.train import Recipe, draw_sigma, load_checkpoint, loss, rate, save_checkpoint, start, train, training
+from medseq.train import (
+    Recipe,
+    corrupted,
+    draw_sigma,
+    load_checkpoint,
+    loss,
+    rate,
+    save_checkpoint,
+    start,
+    train,
+    training,
+)
 
 TINY = Recipe(
     width=(8, 12),
@@ -61,13 +73,39 @@ def test_it_learns() -> None:
     assert sum(state.losses[-10:]) < 0.8 * sum(state.losses[:10])
 
 
+def test_batches_carry_each_kind_of_error_in_its_share() -> None:
+    """White noise alone by default; else aliasing and skipped frames, and never skipped ones in clips too short."""
+    clean = torch.rand(2, 1, 6, 16, 16).to(torch.complex64)
+    every = Recipe(**{**TINY.__dict__, "aliased_share": 0.5, "skipped_share": 0.5})
+    kinds = set()
+    for seed in range(12):
+        image, sigma = corrupted(every, clean, False, torch.Generator().manual_seed(seed))
+        kinds.add(bool((sigma[:, :, :1] == sigma).all()))
+        white, _ = corrupted(TINY, clean, False, torch.Generator().manual_seed(seed))
+        assert image.shape == white.shape == clean.shape and sigma.shape == (2, 1, 6, 1, 1)
+    assert kinds == {True, False}
+    short = corrupted(every, clean[:, :, :2], False, torch.Generator().manual_seed(3))[1]
+    assert short.shape == (2, 1, 2, 1, 1)
+
+
+def test_a_run_starts_from_another_prior(tmp_path: Path) -> None:
+    for _ in train(TINY, tmp_path):
+        pass
+    path = str(tmp_path / "prior.safetensors")
+    again = start(Recipe(**{**TINY.__dict__, "start_from": path}), torch.device("cpu"))
+    torch.testing.assert_close(_weights(again.prior), _weights(load_prior(path)))
+    with pytest.raises(InputError, match="other sizes"):
+        start(Recipe(width=(8, 16), blocks=1, window=16, start_from=path), torch.device("cpu"))
+
+
 def test_loss_of_a_prior_that_answers_zero_is_one() -> None:
     """For data of std sigma_data the weighted error of the linear denoiser is 1 at every noise level."""
     g = torch.Generator().manual_seed(0)
     prior = start(TINY, torch.device("cpu")).prior
     clean = 0.3 * 2**0.5 * torch.randn(8, 1, 4, 32, 32, generator=g, dtype=torch.complex64)
     for sigma in (0.03, 0.3, 3.0):
-        assert float(loss(prior, clean, torch.full((8, 1, 1, 1, 1), sigma), g).detach()) == pytest.approx(1, rel=0.03)
+        level = torch.full((8, 1, 1, 1, 1), sigma)
+        assert float(loss(prior, clean, noisy(clean, level, g), level).detach()) == pytest.approx(1, rel=0.03)
 
 
 def test_noise_distribution() -> None:
@@ -101,7 +139,17 @@ def test_a_checkpoint_of_another_recipe_or_a_damaged_one_is_refused(tmp_path: Pa
         load_checkpoint(state, path)
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"width": ()}, {"window": 20}, {"mixed_share": 2.0}, {"frames": (0,)}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": 0},
+        {"width": ()},
+        {"window": 20},
+        {"mixed_share": 2.0},
+        {"frames": (0,)},
+        {"aliased_share": 0.6, "skipped_share": 0.6},
+    ],
+)
 def test_impossible_recipes(wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         Recipe(**wrong)  # type: ignore[arg-type]
@@ -139,7 +187,7 @@ def test_presets_are_valid_and_stills_are_found(tmp_path: Path) -> None:
         frame = (torch.rand(24, 24) * 255).byte().numpy()
         imsave(tmp_path / "stills" / f"{i}.png", frame, check_contrast=False)
     stills = load_config(tmp_path / "c.yaml").load_stills()
-    assert stills is not None and stills.shape == (2, 24, 24)
+    assert stills is not None and stills.images.shape == (2, 24, 24)
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without distributed")

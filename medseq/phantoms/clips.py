@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from medseq.phantoms.motion import TimeAxis, displacement, harmonics, pulse, warp
-from medseq.phantoms.scenes import Scene, chance, dead_leaves, smooth_field, still_scene, uniform
+from medseq.phantoms.phases import Stills
+from medseq.phantoms.scenes import Scene, chance, dead_leaves, pair_scene, smooth_field, still_scene, uniform
 
 
 def animate(
@@ -31,7 +32,7 @@ def animate(
         )
     rings[:, 0] -= corner[0]
     rings[:, 1] -= corner[1]
-    frames = warp(scene.image, displacement(window, rings, time, g, device), (corner[0], corner[1]))
+    frames = _moving(scene, window, (corner[0], corner[1]), rings, time, g)
     if chance(g, 0.5):  # flow, perfusion: a patch grows brighter and darker
         blob = torch.sigmoid(4 * smooth_field(window, 3, g, device) - uniform(g, 1, 5))
         course = pulse(time.phase, g) if chance(g, 0.5) else harmonics(time.phase, g)
@@ -45,11 +46,32 @@ def animate(
     return torch.polar(torch.ones_like(frames), angle.expand_as(frames)) * frames
 
 
+def _moving(
+    scene: Scene, window: tuple[int, int], corner: tuple[int, int], rings: Tensor, time: TimeAxis, g: torch.Generator
+) -> Tensor:
+    """The window of a scene in motion, real (T, y, x). Two known phases are morphed into each other by their flow."""
+    device = scene.image.device
+    if scene.other is None or scene.flow is None:
+        return warp(scene.image, displacement(window, rings, time, g, device), corner)
+    field = displacement(window, rings[:0], time, g, device)
+    # neighbouring tissue contracts nearly, but not quite, at the same time, and may go beyond the two phases
+    delay = uniform(g, 0, 0.06) * smooth_field(window, 2, g, device)
+    course = pulse(time.phase[:, None, None].to(device) + uniform(g, 0, 1) + delay, g)
+    course = course * uniform(g, 0.6, 1.15) + uniform(g, 0, 0.08) * harmonics(time.phase, g)[:, None, None].to(device)
+    flow = scene.flow[corner[0] : corner[0] + window[0], corner[1] : corner[1] + window[1]]
+    share = course.clamp(0, 1)
+    share = share.square() * (3 - 2 * share)
+    course = course[..., None]
+    return (1 - share) * warp(scene.image, field - course * flow, corner) + share * warp(
+        scene.other, field + (1 - course) * flow, corner
+    )
+
+
 @dataclass(frozen=True)
 class ClipSource:
     """An endless supply of training clips; batch n depends on `seed` and n alone, so a killed run resumes exactly.
 
-    stills: (N, Y, X) real magnitude frames to animate beside the dead leaves, or None. still_share: how often.
+    stills: real magnitude frames to animate beside the dead leaves, or None. still_share: how often.
     frames: the clip lengths, one drawn a batch. pixels: frames of `window` a batch holds, whatever their length.
     scenes_per_batch: how fast old scenes are replaced by new ones in the pool of `pool` scenes.
     """
@@ -59,7 +81,7 @@ class ClipSource:
     frames: tuple[int, ...] = (1, 8, 16, 24)
     frames_per_batch: int = 32
     real_share: float = 0.2
-    stills: Tensor | None = None
+    stills: Stills | None = None
     still_share: float = 0.5
     pool: int = 48
     batches_per_scene: int = 2
@@ -77,15 +99,27 @@ class ClipSource:
             scene = self._scene(newest + int(uniform(g, 0, self.pool - 0.001)), chance(g, self.still_share))
             # clips of a batch share periodicity (a switch of the network), not rhythm
             other = time if not time.periodic else TimeAxis(time.phase + uniform(g, 0, 1), True)
-            clips.append(animate(scene, (self.window, self.window), other, g, chance(g, self.real_share)))
+            clip = animate(scene, (self.window, self.window), other, g, chance(g, self.real_share))
+            clips.append(_turned(clip, g))
         return torch.stack(clips)[:, None], time.periodic
 
     def _scene(self, number: int, still: bool) -> Scene:
         if still and self.stills is not None:
             g = torch.Generator().manual_seed(self.seed * 7_000_003 + number)
             choice = int(torch.randint(len(self.stills), (), generator=g))
-            return still_scene(self.stills[choice].to(self.device), g)
+            images, partner = self.stills.images, int(self.stills.partner[choice])
+            image = images[choice].to(self.device)
+            if partner == choice or chance(g, 0.2):
+                return still_scene(image, g)
+            return pair_scene(image, images[partner].to(self.device), self.stills.flow[choice].to(self.device), g)
         return _leaves(self.seed * 5_000_011 + number, self.window, str(self.device))
+
+
+def _turned(clip: Tensor, g: torch.Generator) -> Tensor:
+    """One of the eight ways to lay a square window down."""
+    for dim in (-2, -1):
+        clip = clip.flip(dim) if chance(g, 0.5) else clip
+    return clip.transpose(-2, -1) if chance(g, 0.5) else clip
 
 
 @lru_cache(maxsize=128)

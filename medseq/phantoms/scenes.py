@@ -21,10 +21,14 @@ from medseq.clip import series_scale
 @dataclass(frozen=True)
 class Scene:
     """image: (Y, X) float32 magnitude at the scale of `series_scale`. rings: (N, 3) centre y, centre x and radius in
-    pixels of what beats (ventricles, vessels); N may be 0."""
+    pixels of what beats (ventricles, vessels); N may be 0. other: the same slice in another phase of the beat, and
+    flow: (Y, X, 2) pixels (y, x) such that other at r + flow(r) is what image shows at r; None for a single phase.
+    """
 
     image: Tensor
     rings: Tensor
+    other: Tensor | None = None
+    flow: Tensor | None = None
 
 
 def uniform(generator: torch.Generator, low: float, high: float) -> float:
@@ -161,11 +165,20 @@ def still_scene(image: Tensor, generator: torch.Generator) -> Scene:
     return Scene(finish(image, g), torch.tensor(rings).reshape(-1, 3))
 
 
-def finish(image: Tensor, g: torch.Generator) -> Tensor:
-    """Sometimes a softer point spread; then the scale that every task uses, with some play."""
+def pair_scene(image: Tensor, other: Tensor, flow: Tensor, generator: torch.Generator) -> Scene:
+    """Two real phases (Y, X) of one slice as a scene; its one ring, where the view is put, lies where most moves."""
+    speed = flow.float().square().sum(-1)
+    place = int(torch.multinomial(speed.flatten().cpu() + 1e-9, 1, generator=generator))
+    ring = torch.tensor([[float(place // flow.shape[1]), float(place % flow.shape[1]), 20.0]])
+    both = finish(torch.stack([image, other]), generator)
+    return Scene(both[0], ring, both[1], flow.float())
+
+
+def finish(images: Tensor, g: torch.Generator) -> Tensor:
+    """Sometimes a softer point spread; then the scale that every task uses, with some play. One for all (..., Y, X)."""
     if chance(g, 0.3):
-        fy = torch.fft.fftfreq(image.shape[0], device=image.device)[:, None]
-        fx = torch.fft.fftfreq(image.shape[1], device=image.device)
+        fy = torch.fft.fftfreq(images.shape[-2], device=images.device)[:, None]
+        fx = torch.fft.fftfreq(images.shape[-1], device=images.device)
         window = torch.exp(-(fy.square() + fx.square()) * uniform(g, 0.5, 6.0))
-        image = torch.fft.ifft2(torch.fft.fft2(image) * window).real
-    return image / series_scale(image).clamp(min=1e-6) * uniform(g, 0.85, 1.15)
+        images = torch.fft.ifft2(torch.fft.fft2(images) * window).real
+    return images / series_scale(images.view(-1, *images.shape[-2:])[0]).clamp(min=1e-6) * uniform(g, 0.85, 1.15)
