@@ -25,6 +25,7 @@ from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys
 from medseq.clip import Clip
 from medseq.errors import InputError
 from medseq.io import load_clip, save_clip
+from medseq.restore import Restored
 
 _SOURCE = ImageMetaKey.FILENAME_OR_OBJ
 
@@ -120,9 +121,11 @@ class ClipToTensord(MapTransform):
 
 
 class RestoreClipd(MapTransform):
-    """Replace each key's series by `restore(clip)`, for example `lambda clip: medseq.denoise(clip).clip`."""
+    """Replace each key's series by `restore(clip)`, a Clip or the clip of a Restored; for example `medseq.denoise`."""
 
-    def __init__(self, keys: KeysCollection, restore: Callable[[Clip], Clip], allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self, keys: KeysCollection, restore: Callable[[Clip], Clip | Restored], allow_missing_keys: bool = False
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.restore = restore
 
@@ -130,7 +133,9 @@ class RestoreClipd(MapTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             image = result[key]
-            result[key] = clip_to_meta(self.restore(meta_to_clip(image)), image.meta.get(_SOURCE))
+            restored = self.restore(meta_to_clip(image))
+            clip = restored.clip if isinstance(restored, Restored) else restored
+            result[key] = clip_to_meta(clip, image.meta.get(_SOURCE))
         return result
 
 
