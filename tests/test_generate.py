@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,19 @@ def test_defaults_are_those_of_the_library() -> None:
     defaults = {k: p.default for k, p in inspect.signature(generate).parameters.items()}
     for name in ("frames", "size", "count", "periodic", "steps"):
         assert bound.arguments[name] == defaults[name]
+
+
+def test_the_check_prints_a_table_and_leaves_a_picture(tmp_path: Path, monkeypatch, capsys) -> None:
+    save_prior(tiny_prior(), tmp_path / "tiny.safetensors", {"licence": "test"})
+    script = Path(inspect.getfile(generate)).parent.parent / "pipelines" / "generation_check.py"
+    words = f"-o {tmp_path / 'out'} --prior {tmp_path / 'tiny.safetensors'} --count 2 --steps 2"
+    monkeypatch.setattr("sys.argv", [str(script), *words.split()])
+    runpy.run_path(str(script), run_name="__main__")
+    assert capsys.readouterr().out.startswith("| clips | flicker | correlation")
+    rows = json.loads((tmp_path / "out" / "generation.json").read_text())
+    assert [row["clips"] for row in rows][0] == "training, held out" and len(rows) == 3
+    assert rows[0]["correlation"] > 0.8 > 0.2 > rows[2]["correlation"]
+    assert (tmp_path / "out" / "generation.png").stat().st_size > 1000
 
 
 def test_a_contact_sheet_has_a_row_for_every_clip(tmp_path: Path) -> None:
