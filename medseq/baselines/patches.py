@@ -1,4 +1,7 @@
-"""Locally low rank: small patches change in time in a few ways only (Trzasko 2011, Zhang 2015)."""
+"""Locally low rank: small patches change in time in a few ways only (Trzasko 2011, Zhang 2015).
+
+The default threshold was chosen on the simulated beating heart alone, at 4 and 8 times undersampling and 1 % noise.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,9 @@ def locally_low_rank(
     y: Tensor,
     A: LinearOp,
     *,
-    threshold: float = 0.02,
+    threshold: float = 1e-3,
     patch: int = 8,
-    regularization: float = 3e-3,
+    regularization: float = 1e-3,
     iterations: int = 50,
 ) -> Tensor:
     """Few singular values in the space x time matrix of every patch of `patch` x `patch` voxels (Zhang 2015).

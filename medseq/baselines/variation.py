@@ -1,7 +1,8 @@
 """Total variation in space (Rudin 1992, Block 2007) and in time (Feng 2014): images and curves of few jumps.
 
 `y` is (B, C, T, Y, X) and `A` its operator, of norm at most 1. Weights are relative to the data, so that a rescaled
-measurement gives the same image rescaled.
+measurement gives the same image rescaled. Their defaults were chosen on the simulated beating heart alone, at 4 and 8
+times undersampling and 1 % noise.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _INNER = 8
 
 
 def total_variation(
-    y: Tensor, A: LinearOp, *, weight: float = 3e-3, regularization: float = 3e-3, iterations: int = 50
+    y: Tensor, A: LinearOp, *, weight: float = 3e-3, regularization: float = 1e-3, iterations: int = 50
 ) -> Tensor:
     """Every frame on its own, with few edges: TV-SENSE (Block 2007).
 
@@ -32,7 +33,7 @@ def temporal_tv(
     y: Tensor,
     A: LinearOp,
     *,
-    weight: float = 3e-3,
+    weight: float = 8e-3,
     regularization: float = 3e-3,
     iterations: int = 50,
     periodic: bool = False,

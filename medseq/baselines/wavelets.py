@@ -1,4 +1,7 @@
-"""Compressed sensing of single frames: few wavelet coefficients (Lustig 2007), by an orthogonal Daubechies wavelet."""
+"""Compressed sensing of single frames: few wavelet coefficients (Lustig 2007), by an orthogonal Daubechies wavelet.
+
+The default threshold was chosen on the simulated beating heart alone, at 4 and 8 times undersampling and 1 % noise.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ _COARSEST = len(_SCALING)
 
 
 def wavelet(
-    y: Tensor, A: LinearOp, *, threshold: float = 3e-3, regularization: float = 3e-3, iterations: int = 50
+    y: Tensor, A: LinearOp, *, threshold: float = 2e-3, regularization: float = 1e-3, iterations: int = 50
 ) -> Tensor:
     """Every frame on its own, few details at every scale: L1-wavelet SENSE (Lustig 2007, Murphy 2012).
 
