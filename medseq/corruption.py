@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor
 
-from medseq.baselines import kt_sparse, low_rank_sparse, sense
+from medseq.baselines import kt_sparse, low_rank_sparse, wavelet
 from medseq.noise import unit_noise
 from medseq.operators import Coils, Fourier, Mask, Resample, interpolation_matrix
 from medseq.patterns import variable_density
@@ -72,10 +72,10 @@ def _reconstructed(clean: Tensor, g: torch.Generator) -> Tensor:
     A = Mask(keep) @ Fourier() @ Coils(_random_maps(slices, 4, (lines, width), g, clean.device))
     y = A(clean)
     y = y + torch.where(keep, math.exp(uniform(g, math.log(0.002), math.log(0.06))) * unit_noise(y, g), 0)
-    iterations, weight = int(uniform(g, 6, 14)), math.exp(uniform(g, -1.2, 1.2))
+    iterations, weight = int(uniform(g, 4, 14)), math.exp(uniform(g, -1.2, 1.2))
     if frames == 1:
-        return sense(y, A, regularization=1e-2 * weight, iterations=iterations)
-    if chance(g, 0.5):
+        return wavelet(y, A, threshold=3e-3 * weight, iterations=2 * iterations)
+    if chance(g, 0.7):
         return kt_sparse(y, A, threshold=1e-3 * weight, iterations=iterations)
     return low_rank_sparse(y, A, low_rank=0.05 * weight, sparse=1.5e-3 * weight, iterations=iterations)
 

@@ -10,12 +10,15 @@ numbers (`Resample` and `Mask` work on real data too) and broadcast over the bat
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from medseq.errors import UsageError
 
 _FRAME_AXIS = 2
+_LARGE = 2**17  # elements: smaller series fit into a cache as a whole
 
 
 class LinearOp:
@@ -217,23 +220,42 @@ class _Adjoint(LinearOp):
 
 
 class _Product(LinearOp):
-    """Factors applied from the last to the first."""
+    """Factors applied from the last to the first, frame by frame where that is faster."""
 
     def __init__(self, factors: tuple[LinearOp, ...]) -> None:
         self.factors = factors
         self.separable = all(factor.separable for factor in factors)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self._each_frame(x, _Product._forward)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self._each_frame(y, _Product._adjoint)
+
+    def normal(self, x: Tensor) -> Tensor:
+        return self._each_frame(x, _Product._normal)
+
+    def frames(self, chunk: slice) -> _Product:
+        return _product(tuple(factor.frames(chunk) for factor in self.factors))
+
+    def _each_frame(self, x: Tensor, apply: Callable[[_Product, Tensor], Tensor]) -> Tensor:
+        """All coils of one frame fit into a processor's cache, all frames do not: twice as fast on a CPU."""
+        if not self.separable or x.device.type != "cpu" or x.shape[2] == 1 or x.numel() < _LARGE:
+            return apply(self, x)
+        parts = [slice(t, t + 1) for t in range(x.shape[2])]
+        return torch.cat([apply(self.frames(part), x[:, :, part]) for part in parts], dim=2)
+
+    def _forward(self, x: Tensor) -> Tensor:
         for factor in reversed(self.factors):
             x = factor(x)
         return x
 
-    def adjoint(self, y: Tensor) -> Tensor:
+    def _adjoint(self, y: Tensor) -> Tensor:
         for factor in self.factors:
             y = factor.adjoint(y)
         return y
 
-    def normal(self, x: Tensor) -> Tensor:
+    def _normal(self, x: Tensor) -> Tensor:
         first, *others = self.factors
         for factor in reversed(others):
             x = factor(x)
@@ -241,9 +263,6 @@ class _Product(LinearOp):
         for factor in others:
             x = factor.adjoint(x)
         return x
-
-    def frames(self, chunk: slice) -> LinearOp:
-        return _product(tuple(factor.frames(chunk) for factor in self.factors))
 
 
 class _MaskedFourier(_Product):
@@ -256,14 +275,14 @@ class _MaskedFourier(_Product):
         super().__init__((mask, fourier))
         self.mask = mask
 
-    def normal(self, x: Tensor) -> Tensor:
+    def _normal(self, x: Tensor) -> Tensor:
         if not isinstance(self.mask.keep, Tensor):
             return self.mask.normal(x)
         # In place, and along the readout too where it would cancel: both are faster than the strided transform.
         spectrum = torch.fft.fft2(x, norm="ortho").mul_(_unshift(self.mask.keep))
         return torch.fft.ifft2(spectrum, norm="ortho")
 
-    def frames(self, chunk: slice) -> LinearOp:
+    def frames(self, chunk: slice) -> _MaskedFourier:
         return _MaskedFourier(self.mask.frames(chunk), Fourier())
 
 
@@ -271,7 +290,7 @@ def _factors(operator: LinearOp) -> tuple[LinearOp, ...]:
     return operator.factors if isinstance(operator, _Product) else (operator,)
 
 
-def _product(factors: tuple[LinearOp, ...]) -> LinearOp:
+def _product(factors: tuple[LinearOp, ...]) -> _Product:
     if len(factors) >= 2 and isinstance(factors[0], Mask) and isinstance(factors[1], Fourier):
         front = _MaskedFourier(factors[0], factors[1])
         return _Product((front, *factors[2:])) if len(factors) > 2 else front

@@ -33,15 +33,15 @@ def test_white_noise_has_its_level_in_each_frame() -> None:
 def test_aliased_clips_are_wrong_by_what_is_told(frames: int) -> None:
     """To the 30 % (as a log-normal) by which an estimate may be off; the errors are larger along the lines' axis."""
     clean, ratios = clips(frames), []
-    for seed in range(10):
+    for seed in range(16):
         image, level = aliased(clean, torch.Generator().manual_seed(seed))
         assert image.shape == clean.shape and level.shape == (3, 1, frames, 1, 1)
         error = rms(image - clean, (1, 2, 3, 4))
         assert bool((error > 0).all()) and bool((error < 0.3).all())
-        above = error > 2 * LEAST
-        ratios += (level[:, 0, 0, 0, 0] / error)[above].log().tolist()
+        assert float(level.min()) >= LEAST
+        ratios += (level[:, 0, 0, 0, 0] / error.clamp(min=LEAST)).log().tolist()
     spread = torch.tensor(ratios)
-    assert len(spread) > 10 and abs(float(spread.mean())) < 0.2 and 0.15 < float(spread.std()) < 0.45
+    assert abs(float(spread.mean())) < 0.2 and 0.15 < float(spread.std()) < 0.45
 
 
 @pytest.mark.parametrize("periodic", [True, False])

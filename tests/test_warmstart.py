@@ -8,8 +8,9 @@ import torch
 from medseq.baselines import zero_filled
 from medseq.clip import series_scale
 from medseq.operators import Mask
+from medseq.patterns import variable_density
 from medseq.simulate import acquire, coil_maps, simulate_cine
-from medseq.warmstart import left_out_error, sense_operator, warm_start
+from medseq.warmstart import LEFT_OUT, left_out, sense_operator, warm_start
 
 
 @pytest.mark.parametrize(("acceleration", "noise", "seed"), [(3, 0.01, 1), (5, 0.01, 2), (5, 0.05, 3)])
@@ -32,4 +33,24 @@ def test_with_nothing_to_leave_out_the_noise_is_the_error() -> None:
     keep = torch.ones(1, 1, 1, 32, 1, dtype=torch.bool)
     kspace = acquire(clip, coils=maps, keep=keep, noise=0.02)
     sigma = 0.02 * float(series_scale(clip.data.mean(2)))
-    assert left_out_error(Mask(keep)(kspace.data), keep, maps, sigma, 0) == pytest.approx(sigma)
+    assert warm_start(Mask(keep)(kspace.data), keep, maps, sigma, 0)[1] == pytest.approx(sigma)
+    assert not left_out(kspace.data, keep, 0).any()
+
+
+def test_a_share_of_the_outer_lines_is_left_out() -> None:
+    for frames in (1, 40):
+        keep = variable_density(frames, 96, 3, 10, 1)
+        out = left_out(torch.zeros(1, 2, frames, 96, 8, dtype=torch.complex64), keep, 5)
+        assert not (out & ~keep).any() and not out[..., 43:53, :].any()
+        spare = int(keep.sum()) - 10 * frames
+        assert 0.5 * LEFT_OUT < int(out.sum()) / spare < 2 * LEFT_OUT if frames > 1 else int(out.sum()) >= 1
+
+
+def test_the_error_of_one_frame_is_of_the_right_size() -> None:
+    clip = simulate_cine(1, (96, 96), seed=4)
+    maps = coil_maps(6, (96, 96), 4)
+    kspace = acquire(clip, coils=maps, acceleration=3, noise=0.01, centre=8, seed=4)
+    assert isinstance(kspace.noise, float)
+    image, error = warm_start(kspace.data, kspace.keep, maps, kspace.noise, 1)
+    true = float(torch.view_as_real(image - clip.data).square().mean().sqrt())
+    assert true / 3 < error < 3 * true
