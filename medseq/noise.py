@@ -18,8 +18,12 @@ from medseq.errors import InputError, UsageError
 _MEDIAN_OF_ABS_NORMAL = 0.6744897501960817
 # Std of a Rayleigh variable of unit sigma: what magnitude noise is where there is no signal (Gudbjartsson 1995).
 _RAYLEIGH_STD = math.sqrt(2 - math.pi / 2)
+# Mean of a Rayleigh variable of unit sigma: no Rician mean is smaller.
+_RAYLEIGH_MEAN = math.sqrt(math.pi / 2)
 # A magnitude is Gaussian to a few per cent above this multiple of its noise (Gudbjartsson 1995, fig. 1).
 _BRIGHT = 3.0
+# Noise and what counts as bright depend on each other; this many rounds settle both to 0.1 %.
+_ROUNDS = 4
 # Voxels darker than this part of the brightest are background.
 _TISSUE = 0.1
 # The part of the measured samples taken as noise: small, as anatomy reaches far out. Yet no fewer than this many of
@@ -107,8 +111,9 @@ def estimate_noise_image(series: Tensor) -> Tensor:
     parallel imaging, filters and masks leave less noise in the background than in tissue.
 
     For magnitude data (real, nowhere negative) sigma means that of the underlying complex channels: it is read where
-    the series is bright enough for Rician noise to be Gaussian; where it is bright nowhere, the noise is taken as
-    Rayleigh and its std divided by 0.655. Noise is taken as white: in images interpolated by zero-filling, or smoothed,
+    the series is bright enough for Rician noise to be nearly Gaussian, and what the magnitude took from its std there
+    is put back (Koay and Basser 2006); where it is bright nowhere, the noise is taken as Rayleigh and its std divided
+    by 0.655. Noise is taken as white: in images interpolated by zero-filling, or smoothed,
     the estimate is too low. Physiological fluctuations that vary from voxel to voxel count as noise.
 
     Raises UsageError when the frames are smaller than 3 x 3, InputError when an item is constant.
@@ -121,12 +126,52 @@ def estimate_noise_image(series: Tensor) -> Tensor:
     tissue = (mean > _TISSUE * _each(mean.flatten(1).quantile(0.99, dim=1))) & (detail != 0).any(2, keepdim=True)
     sigma = _masked_sigma(detail, tissue)
     if not series.is_complex() and not bool((series < 0).any()):
+        sigma = _magnitude_sigma(detail, mean, tissue, sigma)
+    if not bool((sigma > 0).all()):
+        raise InputError("no noise can be estimated: the series is constant or not finite")
+    return sigma
+
+
+def magnitude_unbias(magnitude: Tensor, sigma: float | Tensor) -> Tensor:
+    """The signal behind mean magnitudes: undoes the Rician bias of a denoised magnitude series, any shape.
+
+    The mean of |a + n| lies above a, by 1.25 sigma where a is zero; this solves mean = magnitude for a by Newton's
+    method (the mean of Koay and Basser 2006, eq. 4). What lies below the mean of noise alone becomes 0. Made for
+    series denoised already: of a noisy one it would invert the noise. sigma: std of each real channel, in the units of
+    the magnitude, broadcastable to it. Raises UsageError when sigma is not positive.
+    """
+    if not bool((torch.as_tensor(sigma) > 0).all()):
+        raise UsageError("sigma must be positive")
+    ratio = magnitude / sigma
+    signal = (ratio.square() - _RAYLEIGH_MEAN**2).clamp(min=0).sqrt()
+    for _ in range(5):  # starts within 13 % of the root, so five steps reach the last digits
+        mean, slope = _rician_mean(signal)
+        signal = (signal - (mean - ratio) / slope.clamp(min=torch.finfo(slope.dtype).eps)).clamp(min=0)
+    return sigma * torch.where(ratio > _RAYLEIGH_MEAN, signal, 0)
+
+
+def _rician_mean(signal: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of a Rician variable of unit sigma and its derivative by the signal (Koay and Basser 2006, eq. 4)."""
+    half = signal.square() / 4
+    even, odd = torch.special.i0e(half), torch.special.i1e(half)
+    mean = _RAYLEIGH_MEAN * ((1 + 2 * half) * even + 2 * half * odd)
+    return mean, _RAYLEIGH_MEAN / 2 * signal * (even + odd)
+
+
+def _magnitude_sigma(detail: Tensor, mean: Tensor, tissue: Tensor, sigma: Tensor) -> Tensor:
+    """Noise sigma (B,) behind a magnitude series; sigma: the std of the magnitudes themselves, to begin with.
+
+    detail: high-passed series; mean: its local mean, in which no noise is left; tissue: bool, where to look.
+    """
+    rayleigh = sigma / _RAYLEIGH_STD
+    for _ in range(_ROUNDS):
         bright = tissue & (mean > _BRIGHT * _each(sigma))
         # One voxel in a hundred is enough for a median; fewer are as likely spikes as tissue.
         enough = bright.flatten(1).float().mean(1) > 0.01
-        sigma = torch.where(enough, _masked_sigma(detail, bright), sigma / _RAYLEIGH_STD)
-    if not bool((sigma > 0).all()):
-        raise InputError("no noise can be estimated: the series is constant or not finite")
+        ratio = (mean / _each(sigma)).double()
+        variance = 2 + magnitude_unbias(ratio, 1.0).square() - ratio.square()
+        narrowed = variance.clamp(min=_RAYLEIGH_STD**2).sqrt().to(detail.dtype)
+        sigma = torch.where(enough, _masked_sigma(detail / narrowed, bright), rayleigh)
     return sigma
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from scipy.stats import rice
 from torch import Tensor
 
 from medseq.clip import KSpace
@@ -13,12 +14,14 @@ from medseq.errors import InputError, UsageError
 from medseq.noise import (
     estimate_noise,
     estimate_noise_image,
+    magnitude_unbias,
     noise_covariance,
     prewhiten,
     unit_noise,
     whitener,
 )
 from medseq.operators import Fourier
+from medseq.phantoms.cine import beating_heart
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -144,6 +147,36 @@ def test_noise_of_images_is_found_item_by_item(kind: str) -> None:
 def test_magnitude_noise_without_signal_is_rayleigh() -> None:
     noise = 0.3 * unit_noise(torch.empty(1, 1, 8, 64, 64, dtype=torch.complex64), seeded())
     torch.testing.assert_close(estimate_noise_image(noise.abs()), torch.tensor([0.3]), rtol=0.06, atol=0)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.2])
+def test_noise_of_a_beating_heart_is_found_in_its_magnitude(share: float) -> None:
+    heart = beating_heart((64, 64), 12, seeded(3))[None, None]
+    noisy = (heart + share * unit_noise(heart, seeded())).abs()
+    torch.testing.assert_close(estimate_noise_image(noisy), torch.tensor([share]), rtol=0.03, atol=0)
+
+
+@pytest.mark.parametrize("signal", [0.0, 0.5, 1.0, 3.0, 50.0])
+def test_unbiasing_gives_the_signal_behind_a_mean_of_magnitudes(signal: float) -> None:
+    noise = unit_noise(torch.empty(400_000, dtype=torch.complex128), seeded())
+    mean = (signal + noise).abs().mean()
+    near_zero = 0.1 if signal == 0 else 0.01  # where the mean is flat in the signal
+    assert 2 * magnitude_unbias(mean, 1.0) == pytest.approx(2 * signal, abs=near_zero)
+    assert magnitude_unbias(7 * mean, torch.tensor(7.0)) == pytest.approx(7 * magnitude_unbias(mean, 1.0))
+
+
+def test_unbiasing_inverts_the_rician_mean() -> None:
+    # scipy.stats.rice writes the mean by another function: a Laguerre polynomial of degree one half.
+    signal = torch.linspace(0.1, 12, 50).double()
+    mean = torch.from_numpy(rice(b=signal.numpy(), scale=1.0).mean())
+    # Far from zero the mean is a + 1 / (2 a) (Gudbjartsson 1995).
+    signal = torch.cat([signal, torch.tensor([1e3, 1e5])])
+    mean = torch.cat([mean, signal[-2:] + 0.5 / signal[-2:]])
+    torch.testing.assert_close(magnitude_unbias(mean, 1.0), signal, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(magnitude_unbias(mean.float(), 1.0), signal.float(), rtol=1e-4, atol=1e-4)
+    assert not magnitude_unbias(torch.tensor([0.0, 1.0, 1.25]), 1.0).any()
+    with pytest.raises(UsageError, match="positive"):
+        magnitude_unbias(mean, 0.0)
 
 
 def test_a_masked_background_does_not_count() -> None:
