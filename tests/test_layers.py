@@ -31,7 +31,7 @@ LEVELS = (
 )
 NUMERICS = (LEVELS[0] | LEVELS[1] | LEVELS[2]) - {"io"}
 BARE = {"torch", "numpy"} | set(sys.stdlib_module_names)
-# scikit-image inside functions only, where it is the better tool.
+# scikit-image and the SciPy it stands on inside functions only, where they are the better tools.
 MAY_CALL_SKIMAGE = {"baselines", "metrics"}
 # Who must not know whom, beyond the levels.
 STRANGERS = {("io", "network"), ("io", "prior"), ("prior", "operators")}
@@ -122,7 +122,7 @@ def outside(module: str, imported: Import) -> list[str]:
     own = part(module)
     if own not in NUMERICS or package in BARE:
         return []
-    if package == "skimage" and own in MAY_CALL_SKIMAGE and not imported.at_top:
+    if package in {"skimage", "scipy"} and own in MAY_CALL_SKIMAGE and not imported.at_top:
         return []
     return [f"{module} is numerics and imports {imported.module}"]
 
