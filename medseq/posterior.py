@@ -19,6 +19,7 @@ from medseq.noise import unit_noise
 
 Level = float | Tensor
 Denoiser = Callable[[Tensor, Level], Tensor]
+Eta = float | Callable[[Level, Level], float]
 
 
 class Conditional(Protocol):
@@ -42,6 +43,17 @@ def noise_levels(steps: int, high: float, low: float, rho: float = 7.0) -> list[
     return [(a + i / (steps - 1) * (b - a)) ** rho for i in range(steps)] + [0.0]
 
 
+def ancestral(sigma: Level, below: Level) -> float:
+    """The eta of a descent in which nothing is measured: what the two levels share of the noise is kept.
+
+    sqrt(1 - eta^2) = below / sigma (the posterior of DDPM, Ho 2020, eq. 7). With a Gaussian prior the std is 0.97
+    of the right one at 100 levels, 0.78 at 12. Levels that differ between frames must fall by one common ratio.
+    """
+    ratio = below / sigma
+    least = float(ratio.max()) if isinstance(ratio, Tensor) else ratio
+    return (1 - least**2) ** 0.5
+
+
 def posterior_samples(
     prior: Denoiser,
     measurement: Conditional,
@@ -49,7 +61,7 @@ def posterior_samples(
     start: Tensor,
     *,
     spread: Callable[[Level], Level] | None = None,
-    eta: float = 1.0,
+    eta: Eta = 1.0,
     generator: torch.Generator | None = None,
 ) -> Iterator[Tensor]:
     """Sample x given the measurement; yields the clean estimate after every level, the last of which is the sample.
@@ -58,7 +70,7 @@ def posterior_samples(
     (B, 1, T, 1, 1) where frames differ. start: (B, 1, T, Y, X), x at levels[0], noise included.
     spread: std of x0 about the prior's answer, a function of sigma; default sigma itself (the Tweedie balance, which
     gives the right posterior of a Gaussian prior in the limit of many levels). eta: 1 puts fresh noise back, 0 the
-    noise that the prior saw.
+    noise that the prior saw; or a function of two levels, as `ancestral`.
     """
 
     def consistent(clean: Tensor, width: Level) -> Tensor:
@@ -92,12 +104,13 @@ def _descend(
     levels: Sequence[Level],
     x: Tensor,
     spread: Callable[[Level], Level] | None,
-    eta: float,
+    eta: Eta,
     generator: torch.Generator | None,
 ) -> Iterator[Tensor]:
     for sigma, below in pairwise(levels):
         clean = prior(x, sigma)
         drift = (x - clean) / sigma
         clean = consistent(clean, sigma if spread is None else spread(sigma))
-        x = clean + below * ((1 - eta**2) ** 0.5 * drift + eta * unit_noise(x, generator))
+        fresh = eta if isinstance(eta, float | int) else eta(sigma, below)
+        x = clean + below * ((1 - fresh**2) ** 0.5 * drift + fresh * unit_noise(x, generator))
         yield clean

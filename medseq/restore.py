@@ -19,9 +19,9 @@ from medseq.clip import Clip, KSpace, series_scale
 from medseq.coils import average_frames, compress_coils, estimate_maps
 from medseq.errors import InputError, UsageError
 from medseq.measurement import Measurement
-from medseq.noise import estimate_noise, estimate_noise_image, prewhiten, unit_noise
+from medseq.noise import estimate_noise, estimate_noise_image, magnitude_unbias, prewhiten, unit_noise
 from medseq.operators import Coils, Fourier, Identity, Mask, Resample
-from medseq.posterior import Level, best_images, noise_levels, posterior_samples
+from medseq.posterior import Level, ancestral, best_images, noise_levels, posterior_samples
 from medseq.prior import Prior
 from medseq.runtime import Engine, Progress
 from medseq.timegrid import TimeGrid, interpolation_error, linear_weights
@@ -128,7 +128,8 @@ def denoise(
     (estimated, slice by slice). Uniform noise takes one evaluation of the network for one sample, as solving would
     use the data twice; samples are drawn from the posterior by descending from the noisy series itself. A map goes
     through the sampler. steps: levels; None is 1 for the single image of uniform noise, else 12. A real clip gets an
-    imaginary channel of noise of its own sigma, which is what the prior expects.
+    imaginary channel of noise of its own sigma, which is what the prior expects. A magnitude (real, nowhere negative)
+    carries Rician noise: the bias that it leaves in the denoised magnitude is taken out, so that air is dark.
 
     Raises InputError when no noise or scale can be found, UsageError for impossible options: several samples in one
     step among them, as they would all be the same.
@@ -151,9 +152,14 @@ def denoise(
     engine.expect(clip.data.shape[0] * samples * steps)
     scale = _checked_scale(clip.data.mean(dim=2, keepdim=True))
     noise = _noise_of(clip, sigma)
+    rician = not clip.is_complex and bool((clip.data >= 0).all())
 
     def slice_draws(b: int) -> Iterator[Tensor]:
-        level = (noise[b if noise.shape[0] > 1 else 0][None] / scale).clamp(min=SMALLEST_SIGMA).to(engine.device)
+        level = (noise[b if noise.shape[0] > 1 else 0][None] / scale).to(engine.device)
+        for draw in clean_draws(b, level.clamp(min=SMALLEST_SIGMA)):
+            yield magnitude_unbias(draw.real, level) if rician else draw
+
+    def clean_draws(b: int, level: Tensor) -> Iterator[Tensor]:
         y = clip.data[b : b + 1].to(engine.device) / scale
         y = y if clip.is_complex else torch.complex(y, level * unit_noise(y, engine.generator(b, 0)))
         if level.numel() == 1:
@@ -166,7 +172,7 @@ def denoise(
         yield from _draws(engine, measurement, levels, y, missing, b)
 
     result = _collect(engine, slice_draws, clip.data.shape[0], scale, finish=_like(clip.data))
-    info = {"noise": noise.flatten(1).amax(1).tolist()}
+    info = {"noise": noise.flatten(1).amax(1).tolist(), "rician_bias_removed": rician}
     return _restored(result, clip.with_data(result.mean), engine, scale, info)
 
 
@@ -272,7 +278,9 @@ def _uniform_noise_draws(engine: Engine, y: Tensor, sigma: float, b: int) -> Ite
     for k in range(engine.samples):
         g = engine.generator(b, k)
         yield engine.last(
-            posterior_samples(engine.denoiser, nothing, levels, y, spread=lambda level: 0.0 * level, generator=g)
+            posterior_samples(
+                engine.denoiser, nothing, levels, y, spread=lambda level: 0.0 * level, eta=ancestral, generator=g
+            )
         )
 
 

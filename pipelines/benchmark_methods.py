@@ -68,29 +68,33 @@ def _scaled(weights: tuple[float, ...], place: int, factor: float) -> tuple[floa
     return tuple(w * factor if i == place else w for i, w in enumerate(weights))
 
 
-def reconstructions(kspace: KSpace, equispaced: bool = False) -> list[Method]:
-    """Every classical reconstruction, with the maps of the k-space or, where it has none, estimated ones."""
+def reconstructions(kspace: KSpace, *, equispaced: bool = False) -> list[Method]:
+    """The classical reconstructions, with the maps of the k-space or, where it has none, estimated ones.
+
+    Those that treat frames apart are for one frame only: in a series they are 3 to 10 dB behind (docs/measurements.md).
+    """
     maps = estimate_maps(kspace) if kspace.maps is None else kspace.maps
     y, A = kspace.data, sense_operator(kspace.keep, maps)
-    spatial = [
-        Method("zero-filled", partial(classical.zero_filled, y, A)),
-        Method("SENSE", lambda r: classical.sense(y, A, regularization=r), (3e-3,)),
-        Method("wavelet", lambda t: classical.wavelet(y, A, threshold=t), (3e-3,)),
-        Method("TV in space", lambda w: classical.total_variation(y, A, weight=w), (3e-3,)),
-    ]
+    zeros = Method("zero-filled", partial(classical.zero_filled, y, A))
     if kspace.frames == 1:
-        return spatial
+        return [
+            zeros,
+            Method("SENSE", lambda r: classical.sense(y, A, regularization=r), (3e-3,)),
+            Method("wavelet", lambda t: classical.wavelet(y, A, threshold=t), (3e-3,)),
+            Method("TV in space", lambda w: classical.total_variation(y, A, weight=w), (3e-3,)),
+        ]
     circular = kspace.period is not None
-    dynamic = [
+    methods = [
+        zeros,
         Method("time average, frozen", partial(classical.time_average, y, A)),
-        Method("TV in time", lambda w: classical.temporal_tv(y, A, weight=w, periodic=circular), (3e-3,)),
-        Method("locally low rank", lambda t: classical.locally_low_rank(y, A, threshold=t), (0.02,)),
         Method("k-t sparse", lambda t: classical.kt_sparse(y, A, threshold=t), (1e-3,)),
+        Method("TV in time", lambda w: classical.temporal_tv(y, A, weight=w, periodic=circular), (3e-3,)),
         Method("L+S", lambda r, s: classical.low_rank_sparse(y, A, low_rank=r, sparse=s), (0.05, 1.5e-3)),
+        Method("locally low rank", lambda t: classical.locally_low_rank(y, A, threshold=t), (0.02,)),
     ]
     if equispaced:
-        dynamic.append(Method("TGRAPPA", lambda: classical.tgrappa(y, kspace.keep, maps)))
-    return [*spatial, *dynamic]
+        methods.append(Method("TGRAPPA", lambda: classical.tgrappa(y, kspace.keep, maps)))
+    return methods
 
 
 def denoisers(noisy: Clip) -> list[Method]:

@@ -10,7 +10,7 @@ from medseq.errors import UsageError
 from medseq.measurement import Measurement
 from medseq.noise import unit_noise
 from medseq.operators import Coils, Fourier, Identity, LinearOp, Mask
-from medseq.posterior import best_images, noise_levels, posterior_samples
+from medseq.posterior import ancestral, best_images, noise_levels, posterior_samples
 
 SIZE = (6, 8, 8)  # T, Y, X
 SAMPLES = 96
@@ -158,3 +158,19 @@ def test_levels_and_seed() -> None:
         for s in (3, 3, 4)
     ]
     assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])
+
+
+@pytest.mark.parametrize("sigma", [0.1, 1.0])
+def test_noisy_images_descend_to_their_posterior(sigma: float) -> None:
+    """A noisy image is the state of the diffusion at its own level: descending from it draws from the posterior."""
+    prior, g = GaussianPrior(), torch.Generator().manual_seed(5)
+    truth = prior.sample(g)
+    y = truth + sigma * unit_noise(truth, g)
+    mean, std = exact_posterior(prior, Identity(), y, sigma)
+    nothing = Measurement(torch.zeros_like(y), Mask(False), 1.0)
+    start = y.expand(SAMPLES, -1, -1, -1, -1)
+    *_, draws = posterior_samples(
+        prior, nothing, noise_levels(100, sigma, 0.01), start, spread=lambda s: 0.0 * s, eta=ancestral, generator=g
+    )
+    error, ratio = ratios(draws, mean, std, torch.ones(SIZE, dtype=torch.bool))
+    assert error < 0.25 and 0.9 < ratio < 1.05

@@ -29,8 +29,8 @@ def kt_sparse(
 
     argmin |A x - y|^2 / 2 + regularization |x|^2 / 2 + t |F_t x|_1, with F_t the Fourier transform over time and t
     `threshold` times the largest magnitude of F_t A^H y. The quadratic term, relative to the norm of A, keeps the noise
-    of what neither lines nor coils tell from growing with the iterations. start: a series to start from, the time average
-    when None: from there 10 iterations come as far as 50 from A^H y. Returns the image series (B, 1, T, Y, X).
+    of what neither lines nor coils tell from growing with the iterations. start: a series to start from, None for the
+    time average: from there 10 iterations come as far as 50 from A^H y. Returns the image series (B, 1, T, Y, X).
     """
     b = A.adjoint(y)
     start = time_average(y, A, iterations=_STILL) if start is None else start
