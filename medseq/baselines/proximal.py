@@ -10,8 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# The plane's golden ratios (the R2 sequence of Roberts 2018): their multiples fill a square evenly from the start.
-_SPREAD = (0.7548776662466927, 0.5698402909980532)
+# Golden and silver ratio: multiples of each fill an interval evenly from the start, and the two never fall into step.
+_SPREAD = (0.6180339887498949, 0.41421356237309503)
 
 
 def accelerated(
