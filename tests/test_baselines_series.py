@@ -120,6 +120,17 @@ def test_the_second_passes_pay() -> None:
     assert error.pop("local PCA, Wiener") < 0.8 * min(error.values())
 
 
+def test_a_better_pilot_gives_a_better_result() -> None:
+    clean = beating_disc()
+    noisy = clean + 0.1 * unit_noise(clean, seeded())
+    plain = local_pca_wiener(noisy, 0.1)
+    torch.testing.assert_close(local_pca_wiener(noisy, 0.1, pilot=local_pca(noisy, 0.1)), plain)
+    assert nrmse(local_pca_wiener(noisy, 0.1, pilot=clean), clean) < nrmse(plain, clean)
+    for unfit in (clean.real, clean[:, :, 1:]):
+        with pytest.raises(UsageError, match="pilot"):
+            local_pca_wiener(noisy, 0.1, pilot=unfit)
+
+
 def low_rank(rank: int, frames: int, side: int, dtype: torch.dtype) -> Tensor:
     """(1, 1, T, side, side) of exact rank, its singular values about sqrt(T side^2)."""
     spaces = torch.randn(side * side, rank, dtype=dtype, generator=seeded(1))

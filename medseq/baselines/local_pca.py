@@ -54,16 +54,19 @@ def local_pca(
     return _by_item(x, denoised)
 
 
-def local_pca_wiener(x: Tensor, sigma: float | Tensor | None = None, *, patch: int = 8, stride: int = 2) -> Tensor:
+def local_pca_wiener(
+    x: Tensor, sigma: float | Tensor | None = None, *, pilot: Tensor | None = None, patch: int = 8, stride: int = 2
+) -> Tensor:
     """Local PCA, then two passes of filtering in its temporal components, real or complex (B, 1, T, Y, X) -> the same.
 
     In every patch the noisy series is expanded in the principal components of a pilot over time (Manjon 2015) and in
     cosines over space. With the result of `local_pca` as pilot, coefficients as small as noise become zero; with the
     result of that as pilot, every coefficient c is multiplied by p^2 / (p^2 + noise^2), p being the pilot's (the two
     steps of BM3D, Dabov 2007). Patches are averaged with the weights 1 / |factors|^2. sigma: as in `local_pca`, but
-    None estimates one number for each item (`estimate_noise_image`). patch, stride: pixels.
+    None estimates one number for each item (`estimate_noise_image`). patch, stride: pixels. pilot: another denoised
+    series in the place of that of `local_pca`; where a scene is made of even surfaces, `non_local_means` is the better.
 
-    Raises UsageError for impossible sigma, patch or stride.
+    Raises UsageError for impossible sigma, patch or stride, and for a pilot of another shape or kind.
     """
     levels = noise_levels(x, sigma)
     index = _patches(x, patch, stride)
@@ -77,7 +80,10 @@ def local_pca_wiener(x: Tensor, sigma: float | Tensor | None = None, *, patch: i
         power = pilot.abs().square()
         return power / (power + noise.square())
 
-    pilot = local_pca(x, levels)
+    if pilot is None:
+        pilot = local_pca(x, levels)
+    elif pilot.shape != x.shape or pilot.dtype != x.dtype:
+        raise UsageError(f"the pilot must be a {x.dtype} series of shape {tuple(x.shape)}, as the noisy one")
     for factors in (thresholded, wiener):
         pilot = _filtered(x, pilot, levels, index, cosines, factors)
     return pilot
