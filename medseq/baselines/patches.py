@@ -25,7 +25,7 @@ def locally_low_rank(
     *,
     threshold: float = 1e-3,
     patch: int = 8,
-    regularization: float = 1e-3,
+    regularization: float = 0.0,
     iterations: int = 50,
 ) -> Tensor:
     """Few singular values in the space x time matrix of every patch of `patch` x `patch` voxels (Zhang 2015).

@@ -7,6 +7,8 @@ times undersampling and 1 % noise.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,7 @@ _INNER = 8
 
 
 def total_variation(
-    y: Tensor, A: LinearOp, *, weight: float = 3e-3, regularization: float = 1e-3, iterations: int = 50
+    y: Tensor, A: LinearOp, *, weight: float = 3e-3, regularization: float = 0.0, iterations: int = 50
 ) -> Tensor:
     """Every frame on its own, with few edges: TV-SENSE (Block 2007).
 
@@ -58,18 +60,27 @@ def _least_variation(
     """FISTA whose proximal map is solved on its dual (Beck and Teboulle 2009b), which is kept between steps."""
     b = A.adjoint(y)
     step = 1 / (1 + regularization)
-    amount = step * weight * largest(b)
-    dual = torch.zeros(len(axes), *b.shape, dtype=b.dtype, device=b.device)
 
     def gradient(x: Tensor) -> Tensor:
         return A.normal(x) + regularization * x - b
 
+    return accelerated(gradient, variation_step(b, step * weight, axes, periodic), b, step, iterations)
+
+
+def variation_step(
+    b: Tensor, weight: float, axes: tuple[int, ...], periodic: bool, inner: int = _INNER
+) -> Callable[[Tensor], Tensor]:
+    """The proximal map of `weight` times the largest magnitude of `b` times TV along `axes`, by `inner` steps on its
+    dual, which it keeps from one call to the next."""
+    amount = weight * largest(b)
+    dual = torch.zeros(len(axes), *b.shape, dtype=b.dtype, device=b.device)
+
     def proximal(x: Tensor) -> Tensor:
         nonlocal dual
-        dual = _dual_steps(x, dual, amount, axes, periodic, _INNER)
+        dual = _dual_steps(x, dual, amount, axes, periodic, inner)
         return x - _differences_adjoint(dual, axes, periodic)
 
-    return accelerated(gradient, proximal, b, step, iterations)
+    return proximal
 
 
 def _dual_steps(
