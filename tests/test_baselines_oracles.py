@@ -89,7 +89,7 @@ def test_bart_means_the_same_by_least_squares(problem: Problem, tmp_path: Path) 
 OURS = {
     "wavelet": (wavelet, "threshold", [1e-3, 2e-3, 4e-3]),
     "total variation": (total_variation, "weight", [1e-3, 2e-3, 4e-3]),
-    # Time is a circle for BART, and its ADMM stops before it fits the noise; ours converges, and leaves that to the ridge.
+    # Time is a circle for BART. Its ADMM stops before it fits the noise; ours converges, and leaves that to the ridge.
     "temporal TV": (partial(temporal_tv, periodic=True, regularization=1e-2), "weight", [1e-3, 2e-3, 4e-3]),
     "locally low rank": (locally_low_rank, "threshold", [1e-3, 2e-3, 4e-3]),
 }
