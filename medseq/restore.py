@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medseq.between import between
 from medseq.clip import Clip, KSpace, series_scale
 from medseq.coils import average_frames, compress_coils, estimate_maps
 from medseq.errors import InputError, UsageError
@@ -24,7 +25,7 @@ from medseq.operators import Coils, Fourier, Identity, Mask, Resample
 from medseq.posterior import Level, ancestral, best_images, noise_levels, posterior_samples
 from medseq.prior import Prior
 from medseq.runtime import Engine, Progress
-from medseq.timegrid import TimeGrid, interpolation_error, linear_weights
+from medseq.timegrid import TimeGrid, linear_weights
 from medseq.warmstart import sense_operator, warm_start
 
 # Chosen on simulated and animated cases (docs/measurements.md), then fixed.
@@ -33,6 +34,8 @@ WARM_FACTOR = 2.0  # first noise level, times the estimated error of the warm st
 INTERPOLATION_FACTOR = 0.5  # likewise for the best image when frames are missing
 LAST_FACTOR = 0.25  # last noise level, likewise
 DRAW_STEPS = 12  # of denoising, where more than one evaluation is wanted
+SOLVE_ITERATIONS = 4  # of conjugate gradients for the best image, which needs no more
+DRAW_ITERATIONS = 12  # and for draws, whose perturbations start further away
 SMALLEST_SIGMA = 0.004  # of the scale: below it the prior was hardly trained
 MOST_COILS = 12  # more are compressed to this many
 
@@ -65,8 +68,9 @@ def reconstruct(
 ) -> Restored:
     """Images from undersampled multi-coil k-space. Returns a complex Clip in the units of the k-space.
 
-    The noise is made white, the maps are estimated where there are none, and the sampler starts from a low-rank plus
-    sparse reconstruction, at a noise level taken from its estimated error. steps: evaluations of the network a sample.
+    The noise is made white, the maps are estimated where there are none, and the sampler starts from a classical
+    reconstruction (`warm_start`), at a noise level taken from its estimated error. steps: evaluations of the network a
+    sample.
 
     Raises InputError when noise, maps or scale can't be found in the data, UsageError for impossible options,
     ResourceError when the device is not there.
@@ -91,9 +95,11 @@ def reconstruct(
         part = _slice_of(white, b, engine.device)
         assert part.maps is not None
         y, sigma = part.data / scale, unit / scale
-        image, error = warm_start(y, part.keep, part.maps, sigma, engine.seed)
+        periodic = kspace.period is not None
+        image, error = warm_start(y, part.keep, part.maps, sigma, engine.seed, periodic=periodic)
         errors.append(error)
-        measurement = Measurement(y, sense_operator(part.keep, part.maps), sigma)
+        A = sense_operator(part.keep, part.maps)
+        measurement = Measurement(y, A, sigma, iterations=SOLVE_ITERATIONS if engine.samples == 1 else DRAW_ITERATIONS)
         levels = _levels(engine, WARM_FACTOR * error, LAST_FACTOR * error)
         yield from _draws(engine, measurement, levels, image, levels[0], b)
 
@@ -193,8 +199,8 @@ def interpolate(
 
     Known and wanted times share a uniform grid (to 1 % of a frame interval), else wanted frames are sums of the two
     nearest frames of a fine grid. Frames after the last are only possible with a period. Known frames enter at their
-    own noise level and the missing ones at the error of linear interpolation, which is estimated by leaving known
-    frames out. Raises UsageError for impossible times or factors.
+    own noise level; the missing ones start from the mixture of straight lines, splines and optical flow that predicts
+    left-out known frames best, at its estimated error. Raises UsageError for impossible times or factors.
     """
     grid = TimeGrid.for_clip(clip, factor=factor, times=times)
     engine = Engine(
@@ -215,14 +221,17 @@ def interpolate(
     def slice_draws(b: int) -> Iterator[Tensor]:
         known = (clip.data[b : b + 1] / scale).to(engine.device)
         sigma = max(float(noise[b].max()) / scale, SMALLEST_SIGMA)
-        error = max(interpolation_error(known, clip.times, clip.period), sigma)
-        known = known if clip.is_complex else torch.complex(known, sigma * unit_noise(known, engine.generator(b, 0)))
+        image, error = between(known, clip.times, grid.times, clip.period)
+        error = max(error, sigma)
+        if not clip.is_complex:
+            synthetic = sigma * unit_noise(known, engine.generator(b, 0))
+            weights = linear_weights(clip.times, grid.times, clip.period).to(engine.device)
+            image, known = torch.complex(image, Resample(weights)(synthetic)), torch.complex(known, synthetic)
         first = (INTERPOLATION_FACTOR if samples == 1 else WARM_FACTOR) * error
         levels = _levels(engine, first, LAST_FACTOR * error)
         keep = grid.known.to(engine.device)
         operator = grid.operator(engine.device)
         measurement = Measurement(grid.measured(known), operator, sigma)
-        image = Resample(linear_weights(clip.times, grid.times, clip.period).to(engine.device))(known)
         by_frame: list[Level] = [torch.where(keep, min(sigma, level), level) for level in levels[:-1]]
 
         for draw in _draws(engine, measurement, [*by_frame, 0.0], image, torch.where(keep, 0.0, levels[0]), b):

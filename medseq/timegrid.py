@@ -15,8 +15,6 @@ from medseq.operators import LinearOp, Mask, Resample, interpolation_matrix
 _TOLERANCE = 0.01  # of a frame interval
 _FINEST = 16  # grid steps a frame interval
 _LARGEST = 4096  # frames
-# Leaving every frame out doubles the spacing: four times the error where motion is smooth, less where it is not.
-_SPACING_GAIN = 0.35
 
 
 @dataclass(frozen=True)
@@ -99,21 +97,6 @@ def linear_weights(known: np.ndarray, wanted: np.ndarray, period: float | None) 
     """
     inside = wanted if period is not None else np.clip(wanted, known[0], known[-1])
     return interpolation_matrix(torch.tensor(known), torch.tensor(inside), period).float()
-
-
-def interpolation_error(known: Tensor, times: np.ndarray, period: float | None) -> float:
-    """Expected RMSE of linear interpolation between known frames (each real channel), from leaving each one out."""
-    if len(times) < 3:
-        return float((known[:, :, 1:] - known[:, :, :-1]).abs().square().mean().sqrt()) / 2
-    before, at, after = known[:, :, :-2], known[:, :, 1:-1], known[:, :, 2:]
-    t = np.asarray(times)
-    if period is not None:
-        before, at, after = known.roll(1, dims=2), known, known.roll(-1, dims=2)
-        t = np.concatenate([[t[-1] - period], t, [t[0] + period]])
-    share = torch.from_numpy((t[1:-1] - t[:-2]) / (t[2:] - t[:-2])).to(known.device, torch.float32)[:, None, None]
-    squared = ((1 - share) * before + share * after - at).abs().square().mean()
-    channels = 2 if known.is_complex() else 1
-    return _SPACING_GAIN * float((squared / channels).sqrt())
 
 
 def _refined(clip: Clip, factor: int) -> np.ndarray:

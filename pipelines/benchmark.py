@@ -18,6 +18,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -62,7 +63,10 @@ class Bench:
     def __init__(self, folder: Path, prior: str | None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path, self.prior = folder / "rows.jsonl", prior
-        self.version = _version(prior)
+        root = Path(medseq.__file__).parent
+        numerics = [*root.glob("*.py"), *root.glob("baselines/*.py")]
+        self.ours = _version([weights_path(prior), *numerics])
+        self.classical = _version([*root.glob("baselines/*.py"), root / "operators.py", root / "solve.py"])
         self.rows: list[Row] = []
         if self.path.exists():
             self.rows = [json.loads(line) for line in self.path.read_text("utf-8").splitlines()]
@@ -70,21 +74,21 @@ class Bench:
     def solve(self, problem: Problem, *, classical: bool, ours: bool) -> None:
         if classical:
             for method in problem.rivals():
-                if not self._known(problem, method.name, "classical"):
+                if not self._known(problem, method.name, self.classical):
                     method = self._warmed(problem, method)
                     best = tuned(method, lambda image: problem.score(image)["PSNR heart"])
-                    row = {"weights": list(best.weights), "seconds": best.seconds}
-                    self._keep(problem, method.name, "classical", problem.score(best.image), row)
-        if ours and not self._known(problem, "medseq", self.version):
+                    row: Row = {"weights": list(best.weights), "seconds": best.seconds}
+                    self._keep(problem, method.name, self.classical, problem.score(best.image), row)
+        if ours and not self._known(problem, "medseq", self.ours):
             began = time.perf_counter()
             result = problem.ours()
-            about = {"seconds": time.perf_counter() - began, "evaluations": result.info["steps"]}
-            self._keep(problem, "medseq", self.version, problem.score(result.clip.data), about)
+            about: Row = {"seconds": time.perf_counter() - began, "evaluations": result.info["steps"]}
+            self._keep(problem, "medseq", self.ours, problem.score(result.clip.data), about)
 
     def _warmed(self, problem: Problem, method: Method) -> Method:
-        """The search begins at the best weights of the same case with another seed, where that was solved."""
+        """The search begins at the best weights of the same case with another seed or version, where there are any."""
         alike = (problem.table, problem.case.split(", seed")[0], method.name)
-        for row in self.rows:
+        for row in reversed(self.rows):
             weights = row.get("weights")
             same = (row["table"], str(row["case"]).split(", seed")[0], row["method"]) == alike
             if same and isinstance(weights, list) and weights:
@@ -104,15 +108,12 @@ class Bench:
         print(f"{problem.case:60s} {method:24s} {found['PSNR heart']:7.2f} {found['PSNR whole']:7.2f}", flush=True)
 
     def current(self, table: str) -> list[Row]:
-        return [r for r in self.rows if r["table"] == table and r["version"] in ("classical", self.version)]
+        return [r for r in self.rows if r["table"] == table and r["version"] in (self.classical, self.ours)]
 
 
-def _version(prior: str | None) -> str:
-    """Hash of the weights and of the code between them and a result."""
-    code = sorted(Path(medseq.__file__).parent.rglob("*.py"))
-    numeric = [path for path in code if path.parent.name not in ("io", "report") and path.stem not in ("cli", "demo")]
-    files = [weights_path(prior), *numeric]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
+def _version(files: list[Path]) -> str:
+    """Hash of the weights and the code behind a row: rows of another version are not shown, but made anew."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()[:12]
 
 
 def reconstruction(table: str, case: Case, prior: str | None, *, equispaced: bool = False) -> Problem:
@@ -168,9 +169,9 @@ def denoising(data: Path, prior: str | None) -> Iterator[Problem]:
                 yield Problem(
                     "denoising",
                     f"{subject}, {kind}, {share:.0%}",
-                    lambda clip=clip: [Method("noisy", lambda: clip.data), *denoisers(clip)],
-                    lambda clip=clip: medseq.denoise(clip, prior=prior),
-                    lambda image, truth=truth, region=region: scores(image, truth.data, region),
+                    partial(denoisers, clip),
+                    partial(medseq.denoise, clip, prior=prior),
+                    partial(scores, truth=truth.data, region=region),
                 )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from medseq import Clip, KSpace, estimate_maps
 from medseq import baselines as classical
+from medseq.noise import estimate_noise_image, magnitude_unbias
 from medseq.warmstart import sense_operator
 
 MOST_RUNS = 9  # of one method on one case
@@ -98,21 +99,24 @@ def reconstructions(kspace: KSpace, *, equispaced: bool = False) -> list[Method]
 
 
 def denoisers(noisy: Clip) -> list[Method]:
-    """Every classical denoiser; the level is unknown to them and estimated. Magnitudes also get their bias removed."""
+    """The classical denoisers; the level is unknown to them and estimated.
+
+    Magnitudes lose their Rician bias afterwards, as medseq's do.
+    """
     x = noisy.data
-    sigma = float(classical_sigma(noisy))
-    runs: dict[str, tuple[Run, tuple[float, ...]]] = {
-        "local PCA": (lambda f: classical.local_pca(x, f * sigma), (1.0,)),
-        "TV": (lambda f: classical.total_variation_denoise(x, sigma, weight=f), (1.0,)),
-        "non-local means": (lambda f: classical.non_local_means(x, sigma, weight=f), (1.0,)),
-    }
-    return [Method(name, run, start) for name, (run, start) in runs.items()]
+    sigma = float(estimate_noise_image(x).mean())
+    magnitude = not noisy.is_complex
 
+    def finished(image: Tensor) -> Tensor:
+        return magnitude_unbias(image, sigma) if magnitude else image
 
-def classical_sigma(noisy: Clip) -> Tensor:
-    from medseq.noise import estimate_noise_image
-
-    return estimate_noise_image(noisy.data).mean()
+    return [
+        Method("noisy", lambda: x),
+        Method("local PCA", lambda f: finished(classical.local_pca(x, f * sigma)), (1.0,)),
+        Method("local PCA, Wiener", lambda f: finished(classical.local_pca_wiener(x, f * sigma)), (1.0,)),
+        Method("TV", lambda w: finished(classical.total_variation_denoise(x, sigma, weight=w)), (0.6,)),
+        Method("non-local means", lambda w: finished(classical.non_local_means(x, sigma, weight=w)), (0.6,)),
+    ]
 
 
 def interpolations(known: Clip, wanted: Tensor) -> list[Method]:

@@ -24,7 +24,7 @@ ROOT = Path(medseq.__file__).parent
 LEVELS = (
     {"clip", "errors", "metrics", "network", "noise", "operators", "patterns", "solve", "temporal"},
     {"phantoms", "prior"},
-    {"baselines", "coils", "corruption", "io", "measurement", "posterior", "timegrid", "warmstart"},
+    {"baselines", "between", "coils", "corruption", "io", "measurement", "posterior", "timegrid", "warmstart"},
     {"config", "generation", "provenance", "restore", "runtime", "simulate", "stills", "survey", "train", "transforms"},
     {"demo", "jobs", "report", "terminal"},
     {"__main__", "cli"},

@@ -9,7 +9,7 @@ import torch
 from medseq.clip import Clip
 from medseq.errors import UsageError
 from medseq.operators import Mask, Resample
-from medseq.timegrid import TimeGrid, interpolation_error, linear_weights
+from medseq.timegrid import TimeGrid, linear_weights
 
 
 def clip(times: np.ndarray, period: float | None = None) -> Clip:
@@ -80,15 +80,3 @@ def test_beyond_the_last_frame_only_with_a_period() -> None:
 def test_weights_wrap_around_the_cycle() -> None:
     weights = linear_weights(np.arange(4.0), np.array([3.25]), 4.0)
     assert torch.allclose(weights, torch.tensor([[0.25, 0, 0, 0.75]]))
-
-
-def test_error_of_linear_interpolation_is_zero_for_lines_and_grows_with_curvature() -> None:
-    t = np.arange(12.0)
-    line = torch.tensor(t, dtype=torch.float32).reshape(1, 1, -1, 1, 1).expand(1, 1, 12, 3, 3)
-    assert interpolation_error(line, t, None) < 1e-6
-    angle = 2 * np.pi * t / 12
-    wave = torch.tensor(np.sin(angle), dtype=torch.float32).reshape(1, 1, -1, 1, 1)
-    # leaving a frame out errs by sin(t) (1 - cos(step)), whose RMS is that over sqrt 2
-    expected = 0.35 * (1 - np.cos(2 * np.pi / 12)) / 2**0.5
-    assert interpolation_error(wave, t, 12.0) == pytest.approx(expected, rel=1e-3)
-    assert interpolation_error(wave * (1 + 1j), t, 12.0) == pytest.approx(expected, rel=1e-3)  # of each real channel
