@@ -137,7 +137,7 @@ def reconstruct(
     keep_phase: Annotated[
         bool, Parameter(name="--complex", help="Write complex values, which few viewers open.")
     ] = False,
-    steps: Steps = 6,
+    steps: Annotated[Count | None, Parameter(help="Noise levels [default: 4, or 12 with several samples].")] = None,
     options: Options = Options(),  # noqa: B008 (frozen)
 ) -> None:
     """Reconstruct an image series from undersampled k-space."""

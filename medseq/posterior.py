@@ -8,7 +8,7 @@ DDRM, arXiv 2201.11793, with EDM's noise levels).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from itertools import cycle, pairwise
 from typing import Protocol
 
 import torch
@@ -41,6 +41,26 @@ def noise_levels(steps: int, high: float, low: float, rho: float = 7.0) -> list[
         return [high, 0.0]
     a, b = high ** (1 / rho), low ** (1 / rho)
     return [(a + i / (steps - 1) * (b - a)) ** rho for i in range(steps)] + [0.0]
+
+
+def turning(prior: Denoiser) -> Denoiser:
+    """The prior, shown the series in another way every time: mirrored in x, in y, laid on its side, as it is.
+
+    Anatomy has no preferred side, but a network has: over a few levels its habits average out, at no price.
+    """
+    views: tuple[Callable[[Tensor], Tensor], ...] = (
+        lambda x: x.flip(-1),
+        lambda x: x.flip(-2),
+        lambda x: x.transpose(-1, -2),
+        lambda x: x,
+    )
+    turn = cycle(views)  # each is its own inverse
+
+    def turned(x: Tensor, sigma: Level) -> Tensor:
+        view = next(turn)
+        return view(prior(view(x), sigma))
+
+    return turned
 
 
 def ancestral(sigma: Level, below: Level) -> float:

@@ -22,7 +22,7 @@ from medseq.errors import InputError, UsageError
 from medseq.measurement import Measurement
 from medseq.noise import estimate_noise, estimate_noise_image, magnitude_unbias, prewhiten, unit_noise
 from medseq.operators import Coils, Fourier, Identity, Mask, Resample
-from medseq.posterior import Level, ancestral, best_images, noise_levels, posterior_samples
+from medseq.posterior import Level, ancestral, best_images, noise_levels, posterior_samples, turning
 from medseq.prior import Prior
 from medseq.runtime import Engine, Progress
 from medseq.timegrid import TimeGrid, linear_weights
@@ -30,10 +30,11 @@ from medseq.warmstart import sense_operator, warm_start
 
 # Chosen on simulated and animated cases (docs/measurements.md), then fixed.
 SPREAD_FACTOR = 1.5  # times the prior's measured RMSE
-WARM_FACTOR = 2.0  # first noise level, times the estimated error of the warm start
-INTERPOLATION_FACTOR = 0.5  # likewise for the best image when frames are missing
-LAST_FACTOR = 0.25  # last noise level, likewise
-DRAW_STEPS = 12  # of denoising, where more than one evaluation is wanted
+BEST_FACTORS = (1.0, 0.5)  # first and last noise level of the best image, times the error of the warm start
+INTERPOLATION_FACTORS = (0.5, 0.25)  # likewise where frames are missing
+DRAW_FACTORS = (2.0, 0.25)  # likewise of draws, which start with noise added
+BEST_STEPS = 4  # of the best image of k-space: three do nearly as well, six hardly better
+DRAW_STEPS = 12  # of draws, and of denoising where more than one evaluation is wanted
 SOLVE_ITERATIONS = 4  # of conjugate gradients for the best image, which needs no more
 DRAW_ITERATIONS = 12  # and for draws, whose perturbations start further away
 SMALLEST_SIGMA = 0.004  # of the scale: below it the prior was hardly trained
@@ -59,7 +60,7 @@ def reconstruct(
     kspace: KSpace,
     *,
     prior: Prior | str | Path | None = None,
-    steps: int = 6,
+    steps: int | None = None,
     samples: int = 1,
     seed: int = 0,
     device: str = "auto",
@@ -70,11 +71,13 @@ def reconstruct(
 
     The noise is made white, the maps are estimated where there are none, and the sampler starts from a classical
     reconstruction (`warm_start`), at a noise level taken from its estimated error. steps: evaluations of the network a
-    sample.
+    sample; None is 4 for the single image, else 12.
 
     Raises InputError when noise, maps or scale can't be found in the data, UsageError for impossible options,
     ResourceError when the device is not there.
     """
+    if steps is None:
+        steps = BEST_STEPS if samples == 1 else DRAW_STEPS
     engine = Engine(
         prior,
         frames=kspace.frames,
@@ -100,7 +103,8 @@ def reconstruct(
         errors.append(error)
         A = sense_operator(part.keep, part.maps)
         measurement = Measurement(y, A, sigma, iterations=SOLVE_ITERATIONS if engine.samples == 1 else DRAW_ITERATIONS)
-        levels = _levels(engine, WARM_FACTOR * error, LAST_FACTOR * error)
+        first, last = BEST_FACTORS if engine.samples == 1 else DRAW_FACTORS
+        levels = _levels(engine, first * error, last * error)
         yield from _draws(engine, measurement, levels, image, levels[0], b)
 
     result = _collect(engine, slice_draws, kspace.data.shape[0], scale)
@@ -172,7 +176,7 @@ def denoise(
             yield from _uniform_noise_draws(engine, y, float(level), b)
             return
         top = float(level.max())
-        levels = _levels(engine, top, LAST_FACTOR * top)
+        levels = _levels(engine, top, DRAW_FACTORS[1] * top)
         missing = (top**2 - level**2).sqrt()
         measurement = Measurement(y, Identity(), level)
         yield from _draws(engine, measurement, levels, y, missing, b)
@@ -227,8 +231,8 @@ def interpolate(
             synthetic = sigma * unit_noise(known, engine.generator(b, 0))
             weights = linear_weights(clip.times, grid.times, clip.period).to(engine.device)
             image, known = torch.complex(image, Resample(weights)(synthetic)), torch.complex(known, synthetic)
-        first = (INTERPOLATION_FACTOR if samples == 1 else WARM_FACTOR) * error
-        levels = _levels(engine, first, LAST_FACTOR * error)
+        first, last = INTERPOLATION_FACTORS if samples == 1 else DRAW_FACTORS
+        levels = _levels(engine, first * error, last * error)
         keep = grid.known.to(engine.device)
         operator = grid.operator(engine.device)
         measurement = Measurement(grid.measured(known), operator, sigma)
@@ -264,7 +268,8 @@ def _draws(
     on animated stills this is 0.1 to 0.7 dB better than starting from image + noise. Draws start with `noise` added.
     """
     if engine.samples == 1:
-        yield engine.last(best_images(engine.denoiser, measurement, levels, image, spread=_spread(engine)))
+        denoiser = turning(engine.denoiser)
+        yield engine.last(best_images(denoiser, measurement, levels, image, spread=_spread(engine)))
         return
     for k in range(engine.samples):
         g = engine.generator(b, k)

@@ -10,7 +10,7 @@ from medseq.errors import UsageError
 from medseq.measurement import Measurement
 from medseq.noise import unit_noise
 from medseq.operators import Coils, Fourier, Identity, LinearOp, Mask
-from medseq.posterior import ancestral, best_images, noise_levels, posterior_samples
+from medseq.posterior import ancestral, best_images, noise_levels, posterior_samples, turning
 
 SIZE = (6, 8, 8)  # T, Y, X
 SAMPLES = 96
@@ -174,3 +174,15 @@ def test_noisy_images_descend_to_their_posterior(sigma: float) -> None:
     )
     error, ratio = ratios(draws, mean, std, torch.ones(SIZE, dtype=torch.bool))
     assert error < 0.25 and 0.9 < ratio < 1.05
+
+
+def test_turning_shows_every_view_and_turns_the_answer_back() -> None:
+    """A prior that knows no sides is left as it is; one that pushes to the right pushes in turn every way."""
+    x = torch.randn(1, 1, 2, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.complex64)
+    even = turning(lambda x, sigma: 0.5 * x)
+    for _ in range(5):
+        torch.testing.assert_close(even(x, 0.1), 0.5 * x)
+    right = turning(lambda x, sigma: x.roll(1, -1))
+    moved = [right(x, 0.1) for _ in range(4)]
+    for image, (by, axis) in zip(moved, [(-1, -1), (1, -1), (1, -2), (1, -1)], strict=True):
+        torch.testing.assert_close(image, x.roll(by, axis))
