@@ -15,8 +15,8 @@ from medseq.clip import KSpace
 from medseq.coils import average_frames, full_centre
 from medseq.operators import Coils, Fourier, LinearOp, Mask
 
-ITERATIONS = 17  # without the lines left out; from the time average no more are needed (docs/measurements.md)
-FINISHING = 3  # with all lines
+ITERATIONS = 35  # without the lines left out; 20 in all cost 1.5 dB where much moves (docs/measurements.md)
+FINISHING = 5  # with all lines
 STILL_ITERATIONS = 30  # of one frame
 LEFT_OUT = 0.05  # share of the lines
 

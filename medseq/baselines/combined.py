@@ -23,7 +23,7 @@ def kt_sparse_tv(
     threshold: float = 7e-4,
     weight: float = 3e-3,
     regularization: float = 3e-3,
-    iterations: int = 20,
+    iterations: int = 40,
     start: Tensor | None = None,
     periodic: bool = False,
 ) -> Tensor:
