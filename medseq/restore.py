@@ -7,7 +7,7 @@ one after the other, each with noise of its own seed, so neither memory nor resu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medseq.acquisition import average_image, slice_of, whitened
 from medseq.between import between
 from medseq.clip import Clip, KSpace, series_scale
-from medseq.coils import average_frames, compress_coils, estimate_maps
 from medseq.errors import InputError, UsageError
 from medseq.measurement import Measurement
-from medseq.noise import estimate_noise, estimate_noise_image, magnitude_unbias, prewhiten, unit_noise
-from medseq.operators import Coils, Fourier, Identity, Mask, Resample
+from medseq.noise import estimate_noise_image, magnitude_unbias, unit_noise
+from medseq.operators import Identity, Mask, Resample
 from medseq.posterior import Level, ancestral, best_images, noise_levels, posterior_samples, turning
 from medseq.prior import Prior
 from medseq.runtime import Engine, Progress
@@ -38,7 +38,6 @@ DRAW_STEPS = 12  # of draws, and of denoising where more than one evaluation is 
 SOLVE_ITERATIONS = 4  # of conjugate gradients for the best image, which needs no more
 DRAW_ITERATIONS = 12  # and for draws, whose perturbations start further away
 SMALLEST_SIGMA = 0.004  # of the scale: below it the prior was hardly trained
-MOST_COILS = 12  # more are compressed to this many
 
 
 @dataclass(frozen=True)
@@ -90,12 +89,12 @@ def reconstruct(
         progress=progress,
     )
     engine.expect(kspace.data.shape[0] * samples * steps)
-    white, unit, gain = _whitened(kspace)
-    scale = _checked_scale(_average_image(white))
+    white, unit, gain = whitened(kspace)
+    scale = _checked_scale(average_image(white))
     errors: list[float] = []
 
     def slice_draws(b: int) -> Iterator[Tensor]:
-        part = _slice_of(white, b, engine.device)
+        part = slice_of(white, b, engine.device)
         assert part.maps is not None
         y, sigma = part.data / scale, unit / scale
         periodic = kspace.period is not None
@@ -371,45 +370,6 @@ def _noise_of(clip: Clip, sigma: float | Tensor | None) -> Tensor:
     if not bool((noise > 0).all()) or not bool(torch.isfinite(noise).all()):
         raise UsageError("sigma must be positive and finite")
     return noise
-
-
-def _whitened(kspace: KSpace) -> tuple[KSpace, float, Tensor]:
-    """k-space of equal, uncorrelated noise in few coils, with maps; that noise's sigma; the gain of its image.
-
-    White noise keeps the mean power of the measured one, so that images stay in the units of the k-space. Without a
-    noise scan only the level is estimated: what differs between coils in such an estimate is signal. The gain (from
-    scaling whitened maps back to unit root-sum-of-squares) is divided out of the result.
-    """
-    gain = torch.ones(1, 1, 1, 1, 1)
-    noise = kspace.noise
-    if isinstance(noise, Tensor):
-        level = float(noise.diagonal().real.mean().sqrt())
-        white = noise / level**2
-        maps = kspace.maps
-        if maps is not None:
-            maps = prewhiten(maps, white)
-            gain = maps.abs().square().sum(1, keepdim=True).sqrt().clamp(min=1e-6)
-            maps = maps / gain
-        kspace = replace(kspace, data=prewhiten(kspace.data, white), maps=maps, noise=level)
-    else:
-        level = float(estimate_noise(kspace).square().mean().sqrt()) if noise is None else float(noise)
-    if kspace.coils > MOST_COILS:
-        kspace = compress_coils(kspace, MOST_COILS)
-    return (kspace if kspace.maps is not None else replace(kspace, maps=estimate_maps(kspace))), level, gain
-
-
-def _average_image(kspace: KSpace) -> Tensor:
-    """The coil-combined image of the time-averaged k-space (B, 1, 1, Y, X)."""
-    assert kspace.maps is not None
-    return (Fourier() @ Coils(kspace.maps)).adjoint(average_frames(kspace)[0])
-
-
-def _slice_of(kspace: KSpace, b: int, device: torch.device) -> KSpace:
-    def one(tensor: Tensor) -> Tensor:
-        return (tensor if tensor.shape[0] == 1 else tensor[b : b + 1]).to(device)
-
-    assert kspace.maps is not None
-    return replace(kspace, data=one(kspace.data), keep=one(kspace.keep), maps=one(kspace.maps))
 
 
 def _described(noise: float | Tensor | None) -> str:
