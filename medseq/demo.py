@@ -80,7 +80,7 @@ def _reconstruct(
         series = {
             "zero-filled": zero_filled(kspace.data, operator).abs(),
             "time average, frozen": time_average(kspace.data, operator).abs(),
-            "L+S, the warm start": low_rank_sparse(kspace.data, operator).abs(),
+            "L+S": low_rank_sparse(kspace.data, operator).abs(),
         }
     with record.timed("reconstruct"), terminal.progress("reconstruct") as progress:
         restored = reconstruct(kspace, device=device, progress=progress)
