@@ -33,7 +33,7 @@ def test_demo_writes_series_pictures_and_a_table(tiny_default, tmp_path, capsys)
     out = tmp_path / "out"
     assert main(["demo", "-o", str(out)]) == 0
     text = capsys.readouterr().out
-    for word in ("reconstruct", "denoise", "interpolate", "zero-filled", "frozen", "warm start", "linear", "noisy"):
+    for word in ("reconstruct", "denoise", "interpolate", "zero-filled", "frozen", "L+S", "linear", "noisy"):
         assert word in text
     truth = load_clip(out / "reference.nii.gz")
     for name in ("reconstructed", "denoised", "interpolated"):
