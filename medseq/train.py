@@ -90,7 +90,7 @@ class Recipe:
     def source(self, stills: Stills | None, device: torch.device, *, held_out: bool = False) -> ClipSource:
         """The clips of this recipe; `held_out` ones come from another seed and, where there are, other stills.
 
-        The last tenth of the stills is held out: in the order of their names those are other people, all but a few frames.
+        The last tenth of the stills is held out: in the order of their names other people, all but a few frames.
         """
         if stills is not None:
             first = len(stills) - max(1, len(stills) // 10)
