@@ -9,6 +9,7 @@ import pytest
 import pywt
 import torch
 from skimage.restoration import denoise_tv_chambolle
+from test_baselines import complex_randn, seeded
 from torch import Tensor
 
 from medseq.baselines import locally_low_rank, temporal_tv, total_variation, wavelet
@@ -30,14 +31,6 @@ METHODS: dict[str, Callable[..., Tensor]] = {
 }
 FRAMES, Y, X = 6, 28, 22
 WHOLE = torch.ones(1, 1, 1, Y, 1, dtype=torch.bool)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def complex_randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.complex128) -> Tensor:
-    return torch.randn(shape, dtype=dtype, generator=seeded(seed))
 
 
 def beating_disc(frames: int = FRAMES) -> Tensor:

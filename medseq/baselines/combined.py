@@ -5,15 +5,13 @@ Their errors differ, so that together they do better than either at its best wei
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from medseq.baselines.linear import time_average
-from medseq.baselines.proximal import accelerated, largest, soft
+from medseq.baselines.proximal import accelerated, largest_frequency, soft_spectrum
+from medseq.baselines.sparse import STILL
 from medseq.baselines.variation import variation_step
 from medseq.operators import LinearOp
-
-_STILL = 6  # iterations of the time average to start from
 
 
 def kt_sparse_tv(
@@ -34,16 +32,15 @@ def kt_sparse_tv(
     (B, 1, T, Y, X).
     """
     b = A.adjoint(y)
-    start = time_average(y, A, iterations=_STILL) if start is None else start
+    start = time_average(y, A, iterations=STILL) if start is None else start
     step = 1 / (1 + regularization)
-    sparse = step * threshold * largest(torch.fft.fft(b, dim=2, norm="ortho"))
+    sparse = step * threshold * largest_frequency(b)
     few_jumps = variation_step(b, step * weight, (2,), periodic, inner=2)
 
     def gradient(x: Tensor) -> Tensor:
         return A.normal(x) + regularization * x - b
 
     def proximal(x: Tensor) -> Tensor:
-        few_frequencies = torch.fft.ifft(soft(torch.fft.fft(x, dim=2, norm="ortho"), sparse), dim=2, norm="ortho")
-        return (few_frequencies + few_jumps(x)) / 2
+        return (soft_spectrum(x, sparse) + few_jumps(x)) / 2
 
     return accelerated(gradient, proximal, start, step, iterations)

@@ -45,6 +45,16 @@ def soft(x: Tensor, amount: Tensor) -> Tensor:
     return x * (1 - amount / magnitude.clamp(min=torch.finfo(magnitude.dtype).tiny)).clamp(min=0)
 
 
+def soft_spectrum(x: Tensor, amount: Tensor) -> Tensor:
+    """Shrink the magnitude of every temporal frequency of every voxel by `amount` (B, 1, 1, 1, 1)."""
+    return torch.fft.ifft(soft(torch.fft.fft(x, dim=2, norm="ortho"), amount), dim=2, norm="ortho")
+
+
+def largest_frequency(x: Tensor) -> Tensor:
+    """Largest magnitude of F_t x of each item, (B, 1, 1, 1, 1)."""
+    return largest(torch.fft.fft(x, dim=2, norm="ortho"))
+
+
 def soft_rank(x: Tensor, amount: Tensor) -> Tensor:
     """Shrink the singular values of matrices (..., M, N) by `amount` (...): that of the nuclear norm (Cai 2010).
 

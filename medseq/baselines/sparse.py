@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from medseq.baselines.linear import time_average
-from medseq.baselines.proximal import accelerated, largest, largest_singular, soft, soft_rank
+from medseq.baselines.proximal import accelerated, largest_frequency, largest_singular, soft_rank, soft_spectrum
 from medseq.operators import LinearOp
 
-_STILL = 6  # iterations of the time average to start from
+STILL = 6  # iterations of the time average to start from
 
 
 def kt_sparse(
@@ -33,14 +33,14 @@ def kt_sparse(
     time average: from there 10 iterations come as far as 50 from A^H y. Returns the image series (B, 1, T, Y, X).
     """
     b = A.adjoint(y)
-    start = time_average(y, A, iterations=_STILL) if start is None else start
-    amount = threshold * _largest_frequency(b)
+    start = time_average(y, A, iterations=STILL) if start is None else start
+    amount = threshold * largest_frequency(b)
     step = 1 / (1 + regularization)
 
     def gradient(x: Tensor) -> Tensor:
         return A.normal(x) + regularization * x - b
 
-    return accelerated(gradient, lambda x: _soft_spectrum(x, step * amount), start, step, iterations)
+    return accelerated(gradient, lambda x: soft_spectrum(x, step * amount), start, step, iterations)
 
 
 def low_rank_sparse(
@@ -61,7 +61,7 @@ def low_rank_sparse(
     """
     b = A.adjoint(y)
     rank_amount = low_rank * largest_singular(_casorati(b))
-    sparse_amount = sparse * _largest_frequency(b)
+    sparse_amount = sparse * largest_frequency(b)
     # Both parts see the same residual, so the gradient is twice as steep in the two together.
     step = 0.5 / (1 + regularization)
 
@@ -72,20 +72,10 @@ def low_rank_sparse(
     def proximal(parts: Tensor) -> Tensor:
         background, motion = parts[:, :1], parts[:, 1:]
         background = soft_rank(_casorati(background), step * rank_amount)[:, None].view(motion.shape)
-        return torch.cat([background, _soft_spectrum(motion, step * sparse_amount)], 1)
+        return torch.cat([background, soft_spectrum(motion, step * sparse_amount)], 1)
 
     start = torch.cat([b, torch.zeros_like(b)], 1)
     return accelerated(gradient, proximal, start, step, iterations).sum(1, keepdim=True)
-
-
-def _soft_spectrum(x: Tensor, amount: Tensor) -> Tensor:
-    """Shrink the magnitude of every temporal frequency of every voxel by `amount` (B, 1, 1, 1, 1)."""
-    return torch.fft.ifft(soft(torch.fft.fft(x, dim=2, norm="ortho"), amount), dim=2, norm="ortho")
-
-
-def _largest_frequency(x: Tensor) -> Tensor:
-    """Largest magnitude of F_t x of each item, (B, 1, 1, 1, 1)."""
-    return largest(torch.fft.fft(x, dim=2, norm="ortho"))
 
 
 def _casorati(x: Tensor) -> Tensor:
