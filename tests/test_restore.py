@@ -170,3 +170,13 @@ def test_a_gpu_gives_the_same_within_rounding(prior: Prior, kspace: KSpace) -> N
     here = reconstruct(kspace, prior=prior, steps=2, device="cpu", precision="float32").clip.data
     there = reconstruct(kspace, prior=prior, steps=2, device="cuda", precision="float32").clip.data
     torch.testing.assert_close(here, there, atol=1e-3, rtol=1e-3)
+
+
+def test_denoised_magnitudes_lose_their_rician_bias(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a denoiser that takes the mean: of |4 + n| it is 4.13, and 4 is what comes back."""
+    monkeypatch.setattr(Prior, "forward", lambda self, x, sigma: x.mean().expand(x.shape).clone())
+    g = torch.Generator().manual_seed(0)
+    noisy = 4 + unit_noise(torch.zeros(1, 1, 6, 48, 48, dtype=torch.complex64), g)
+    restored = denoise(Clip(noisy.abs()), sigma=1.0, prior=prior)
+    assert float(noisy.abs().mean()) > 4.1
+    assert float(restored.clip.data.mean()) == pytest.approx(4.0, abs=0.03)
