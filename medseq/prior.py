@@ -13,6 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medseq.guides import guides
+
+_FAR = 3.0  # times the noise: the bound of what a guide may say; part of what the weights were trained with
+
 
 class SpreadTable:
     """The prior's measured RMSE (each real channel) against the noise level, interpolated in log-log.
@@ -37,7 +41,8 @@ class SpreadTable:
 class Prior(nn.Module):
     """A network with EDM preconditioning.
 
-    net: callable (real x (B, 2, T, Y, X), noise (B, T), periodic) -> (B, 2, T, Y, X).
+    net: callable (real x (B, 2, T, Y, X), noise (B, T), periodic) -> (B, 2, T, Y, X); one with `guides` is shown
+    those as well, and answers with gates (see `VideoUNet`).
     sigma_data: std of each real channel of the training clips (scaled by `series_scale`).
     spread: measured RMSE at each noise level, or None for an untrained prior.
     periodic: whether the last frame is followed by the first; set it for the series at hand.
@@ -55,6 +60,7 @@ class Prior(nn.Module):
         super().__init__()
         self.net, self.sigma_data, self.spread = net, float(sigma_data), spread
         self.periodic, self.autocast = periodic, autocast
+        self.guided = bool(getattr(net, "guides", 0))
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """E[x0 | x]. x: (B, 1, T, Y, X) complex64. sigma: a number, or a tensor that broadcasts to (B, 1, T, 1, 1):
@@ -62,16 +68,35 @@ class Prior(nn.Module):
         level = torch.as_tensor(sigma, dtype=torch.float32, device=x.device)
         level = level.reshape((1,) * (5 - level.ndim) + tuple(level.shape)).expand(x.shape[0], 1, x.shape[2], 1, 1)
         total = (level.square() + self.sigma_data**2).sqrt()
-        real = torch.view_as_real(x[:, 0]).movedim(-1, 1)
+        real = _channels(x)
+        shown = real / total
+        away = self._away(x, level) if self.guided else None
+        if away is not None:
+            shown = torch.cat([shown, away.flatten(1, 2)], dim=1)
         noise = level[:, 0, :, 0, 0].log() / 4
         with nullcontext() if self.autocast is None else torch.autocast(x.device.type, dtype=self.autocast):
-            out = self.net(real / total, noise, self.periodic)
-        clean = real * (self.sigma_data / total) ** 2 + out.float() * (level * self.sigma_data / total)
+            out = self.net(shown, noise, self.periodic).float()
+        step = out[:, :2] if away is None else out[:, :2] + (out[:, 2:, None] * away).sum(1)
+        clean = real * (self.sigma_data / total) ** 2 + step * (level * self.sigma_data / total)
         return torch.view_as_complex(clean.movedim(1, -1).contiguous())[:, None]
+
+    def _away(self, x: Tensor, level: Tensor) -> Tensor:
+        """From x to each of its guides, in units of the noise: real (B, guides, 2, T, Y, X).
+
+        Bounded, as what differs by many times the noise has moved, and every error of a gate would cost as much there.
+        """
+        away = (guides(x, level, self.periodic) - x) / level
+        away = away / (1 + (away / _FAR).abs().square()).sqrt()
+        return _channels(away).unflatten(1, (-1, 2))
 
     def weight(self, sigma: Tensor) -> Tensor:
         """The loss weight that makes every noise level count alike (EDM, table 1): 1 / c_out^2."""
         return (sigma.square() + self.sigma_data**2) / (sigma * self.sigma_data).square()
+
+
+def _channels(x: Tensor) -> Tensor:
+    """(B, N, T, Y, X) complex -> (B, 2 N, T, Y, X) real."""
+    return torch.view_as_real(x).movedim(-1, 2).flatten(1, 2)
 
 
 class Windowed:

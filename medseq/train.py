@@ -21,6 +21,7 @@ from torch import Tensor
 
 from medseq.corruption import aliased, noisy, skipped
 from medseq.errors import InputError, UsageError
+from medseq.guides import GUIDES
 from medseq.io.files import atomic_write
 from medseq.io.weights import load_prior, save_prior
 from medseq.network import VideoUNet
@@ -48,6 +49,7 @@ class Recipe:
 
     width: tuple[int, ...] = (32, 80, 160)
     blocks: int = 2
+    guided: bool = True
     sigma_data: float = 0.3
     steps: int = 10_000
     learning_rate: float = 6e-4
@@ -156,11 +158,11 @@ def start(recipe: Recipe, device: torch.device) -> Training:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        net = VideoUNet(recipe.width, recipe.blocks)
+        net = VideoUNet(recipe.width, recipe.blocks, GUIDES if recipe.guided else 0)
     if recipe.start_from is not None:
         before = load_prior(recipe.start_from).net.state_dict()
         try:
-            net.load_state_dict(before)
+            net.load_state_dict(_widened(before, net.state_dict()))
         except RuntimeError:
             raise InputError(f"{recipe.start_from}: this prior has other sizes than the recipe") from None
     net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -168,6 +170,18 @@ def start(recipe: Recipe, device: torch.device) -> Training:
     average = copy.deepcopy(prior).requires_grad_(False)
     optimizer = torch.optim.AdamW(prior.parameters(), lr=recipe.learning_rate, weight_decay=0.01, betas=(0.9, 0.99))
     return Training(prior, average, optimizer)
+
+
+def _widened(before: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a network without guides for one with them, which at first sees none and keeps every gate shut."""
+    result = dict(before)
+    old, new = before["enter.weight"], wanted["enter.weight"]
+    if old.shape[1] == 8 < new.shape[1]:
+        # a pixel-unshuffle keeps the four pixels of a channel together, so whole channels come after the old ones
+        result["enter.weight"] = torch.cat([old, torch.zeros_like(new[:, 8:])], dim=1)
+        for name in ("leave.weight", "leave.bias"):
+            result[name] = torch.cat([before[name], torch.zeros_like(wanted[name][8:])])
+    return result
 
 
 def rate(recipe: Recipe, step: int) -> float:

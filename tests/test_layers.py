@@ -23,16 +23,18 @@ ROOT = Path(medseq.__file__).parent
 # A package stands for everything in it. A new module fails here until somebody has given it a level.
 LEVELS = (
     {"clip", "errors", "metrics", "network", "noise", "operators", "patterns", "solve", "temporal"},
-    {"phantoms", "prior"},
+    {"phantoms"},
     {
         "acquisition",
         "baselines",
         "between",
         "coils",
         "corruption",
+        "guides",
         "io",
         "measurement",
         "posterior",
+        "prior",
         "timegrid",
         "warmstart",
     },

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from medseq.errors import InputError
+from medseq.guides import GUIDES
 from medseq.io.weights import load_prior, save_prior
 from medseq.network import VideoUNet, shifted
 from medseq.noise import unit_noise
@@ -17,10 +18,10 @@ from medseq.prior import Prior, SpreadTable, Windowed
 SPREAD = SpreadTable([0.01, 0.1, 1.0], [0.008, 0.03, 0.1])
 
 
-def small_net(seed: int = 0) -> VideoUNet:
+def small_net(seed: int = 0, guides: int = GUIDES) -> VideoUNet:
     """A tiny network whose every layer does something: fresh ones start silent."""
     torch.manual_seed(seed)
-    net = VideoUNet((8, 12), 1)
+    net = VideoUNet((8, 12), 1, guides)
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -32,9 +33,10 @@ def series(*shape: int, seed: int = 1) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 16, 16), (2, 1, 5, 17, 23), (1, 1, 2, 5, 9), (1, 1, 33, 8, 8)])
-def test_any_size_and_any_number_of_frames(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("guides", [0, GUIDES])
+def test_any_size_and_any_number_of_frames(shape: tuple[int, ...], guides: int) -> None:
     x = series(*shape)
-    out = Prior(small_net(), 0.3)(x, 0.2)
+    out = Prior(small_net(guides=guides), 0.3)(x, 0.2)
     assert out.shape == x.shape and out.dtype == torch.complex64 and torch.isfinite(torch.view_as_real(out)).all()
 
 
@@ -42,6 +44,18 @@ def test_an_untrained_network_is_the_linear_denoiser() -> None:
     """Fresh weights give zero, which leaves c_skip x: the best estimate for white data of std sigma_data."""
     x = series(1, 1, 3, 8, 8)
     torch.testing.assert_close(Prior(VideoUNet((8, 12), 1), 0.5)(x, 0.5), x / 2)
+
+
+def test_gates_mix_the_series_with_its_guides() -> None:
+    """Gates of 1 and a network that is silent otherwise: the clip's mean, but where that is far from the series."""
+    net, still = VideoUNet((8, 12), 1, GUIDES), series(1, 1, 1, 16, 16)
+    with torch.no_grad():
+        net.leave.bias[-4:] = 1  # the last four channels are the four pixels of the last gate
+    prior, level = Prior(net, 100.0), 0.1
+    x = still + 0.1 * level * series(1, 1, 5, 16, 16, seed=2)
+    torch.testing.assert_close(prior(x, level), x.mean(2, keepdim=True).expand_as(x), atol=1e-3, rtol=0.0)
+    x[:, :, 0] += 5  # moved: beyond three times the noise a guide is not followed
+    assert float((prior(x, level) - x).detach().abs().max()) < 3.1 * level
 
 
 def test_batch_items_do_not_see_each_other() -> None:
@@ -74,7 +88,7 @@ def test_a_level_for_each_frame_equals_one_level_when_they_agree() -> None:
 def test_space_is_treated_alike_everywhere() -> None:
     """Convolutional, and normed by pixel: far from its edges a crop gives what the whole image gives."""
     net = small_net()
-    prior, x = Prior(net, 0.3), series(1, 1, 2, 96, 96)
+    prior, x = Prior(net, 0.3), series(1, 1, 2, 96, 96)  # cut at a multiple of the guides' steps
     inner = slice(16, 80)
     crop = prior(x[..., inner, inner], 0.3)[..., 24:40, 24:40]
     torch.testing.assert_close(crop, prior(x, 0.3)[..., 40:56, 40:56], atol=1e-5, rtol=1e-4)
@@ -102,7 +116,7 @@ def test_spread_table_interpolates_in_log_log() -> None:
 
 def test_numerics_run_on_the_meta_device() -> None:
     with torch.device("meta"):
-        prior = Prior(VideoUNet((8, 12), 1), 0.3)
+        prior = Prior(VideoUNet((8, 12), 1, GUIDES), 0.3)
         x = torch.zeros(2, 1, 5, 16, 16, dtype=torch.complex64)
         assert prior(x, torch.ones(2, 1, 1, 1, 1)).shape == x.shape
 

@@ -6,6 +6,7 @@ for every series, and a rescaled series gives the same result rescaled.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -23,10 +24,13 @@ def noise_levels(x: Tensor, sigma: float | Tensor | None) -> Tensor:
     """
     if sigma is None:
         return estimate_noise_image(x)
-    levels = torch.as_tensor(sigma, dtype=x.real.dtype, device=x.device)
-    if levels.numel() not in (1, x.shape[0]) or not bool((levels > 0).all() & torch.isfinite(levels).all()):
+    if isinstance(sigma, Tensor):
+        fits = sigma.numel() in (1, x.shape[0]) and bool((sigma > 0).all() & torch.isfinite(sigma).all())
+    else:  # without a tensor, which would make a GPU wait
+        fits = 0 < sigma < math.inf
+    if not fits:
         raise UsageError("sigma must be positive and finite: one number, or one for each item")
-    return levels.flatten().expand(x.shape[0])
+    return torch.as_tensor(sigma, dtype=x.real.dtype, device=x.device).flatten().expand(x.shape[0])
 
 
 def total_variation_denoise(x: Tensor, sigma: float | Tensor | None = None, *, weight: float = 0.6) -> Tensor:

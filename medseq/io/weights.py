@@ -34,6 +34,7 @@ class Card:
     sha256: str
     width: tuple[int, ...]
     blocks: int
+    guides: int
     sigma_data: float
     spread: SpreadTable
     about: dict[str, Any]
@@ -58,6 +59,7 @@ def read_card(path: Path) -> Card:
             str(card["sha256"]),
             tuple(int(w) for w in card["width"]),
             int(card["blocks"]),
+            int(card.get("guides", 0)),
             float(card["sigma_data"]),
             SpreadTable(card["spread"]["sigma"], card["spread"]["rmse"]),
             dict(card["about"]),
@@ -81,7 +83,7 @@ def load_prior(name_or_path: str | Path | None = None) -> Prior:
         raise InputError(f"{path}: the SHA-256 differs from its card's: the file is damaged or swapped; fetch it anew")
     try:
         tensors = load_tensors(data)
-        net = VideoUNet(card.width, card.blocks)
+        net = VideoUNet(card.width, card.blocks, card.guides)
         net.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     except (SafetensorError, RuntimeError, ValueError) as error:
         first = str(error).splitlines()[0][:200]
@@ -106,6 +108,7 @@ def save_prior(prior: Prior, path: str | Path, about: dict[str, Any]) -> Path:
         "sha256": hashlib.sha256(data).hexdigest(),
         "width": list(net.width),
         "blocks": net.blocks,
+        "guides": net.guides,
         "sigma_data": prior.sigma_data,
         "spread": {
             "sigma": [float(f"{s:.5g}") for s in prior.spread.sigma],

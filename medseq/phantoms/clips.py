@@ -55,9 +55,9 @@ def _moving(
         return warp(scene.image, displacement(window, rings, time, g, device), corner)
     field = displacement(window, rings[:0], time, g, device)
     # neighbouring tissue contracts nearly, but not quite, at the same time, and may go beyond the two phases
-    delay = uniform(g, 0, 0.06) * smooth_field(window, 2, g, device)
+    delay = uniform(g, 0, 0.12) * smooth_field(window, 2, g, device)
     course = pulse(time.phase[:, None, None].to(device) + uniform(g, 0, 1) + delay, g)
-    course = course * uniform(g, 0.6, 1.15) + uniform(g, 0, 0.08) * harmonics(time.phase, g)[:, None, None].to(device)
+    course = course * uniform(g, 0.6, 1.6) + uniform(g, 0, 0.08) * harmonics(time.phase, g)[:, None, None].to(device)
     flow = scene.flow[corner[0] : corner[0] + window[0], corner[1] : corner[1] + window[1]]
     share = course.clamp(0, 1)
     share = share.square() * (3 - 2 * share)

@@ -80,10 +80,11 @@ def displacement(
             field = field + _beat(grid, ring, time, g)
     if chance(g, 0.6):  # other tissue follows, within a patch: the rest of a body lies still
         patch = torch.sigmoid(3 * smooth_field(size, 2, g, device) - uniform(g, -1, 4))[..., None]
-        for _ in range(2):
-            sway = torch.stack([smooth_field(size, int(uniform(g, 1, 5)), g, device) for _ in range(2)], dim=-1)
+        for _ in range(3):
+            detail = int(uniform(g, 1, 7))
+            sway = torch.stack([smooth_field(size, detail, g, device) for _ in range(2)], dim=-1)
             course = harmonics(time.phase, g)[:, None, None, None].to(device)
-            field = field + uniform(g, 0, 2.5) * course * patch * sway
+            field = field + uniform(g, 0, 5) / math.sqrt(detail) * course * patch * sway
     if not time.periodic and chance(g, 0.4):  # breathing and drift move all, mostly along one axis
         slow = torch.sin(2 * math.pi * uniform(g, 0.05, 0.4) * time.phase + uniform(g, 0, 6.28)).to(device)
         angle = uniform(g, 0, 6.28)
