@@ -8,6 +8,7 @@ perturbation). No gradient of the prior is ever taken, and noisy data are never 
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -66,19 +67,24 @@ class Measurement:
         step = self.chunk or frames
         parts = []
         for first in range(0, frames, step):
-            chunk = slice(first, first + step)
+            chunk = slice(first, first + step) if self.chunk else slice(None)
             operator = self.A.frames(chunk) if self.chunk else self.A
-            y: Tensor = _of_frames(self.y, chunk) if self.chunk else self.y
-            sigma, width = _of_frames(self.sigma, chunk if self.chunk else slice(None)), _of_frames(spread, chunk)
-            x = clean[:, :, chunk]
+            sigma, width = _of_frames(self.sigma, chunk), _of_frames(spread, chunk)
+            x, back = clean[:, :, chunk], self._back_projection[:, :, chunk]
             if perturbed:
+                y: Tensor = _of_frames(self.y, chunk)
                 of_x, of_y = _noise_by_frame(x, y, generator)
-                x, y = x + width * of_x, y + sigma * of_y
-            parts.append(self._correct(x, y, operator, sigma, width))
+                x, back = x + width * of_x, back + operator.adjoint(of_y / sigma)
+            parts.append(self._correct(x, back, operator, sigma, width))
         return torch.cat(parts, dim=2)
 
-    def _correct(self, x: Tensor, y: Tensor, operator: LinearOp, sigma: Spread, spread: Spread) -> Tensor:
-        """x + spread d, where (1 + spread A^H sigma^-2 A spread) d = spread A^H sigma^-2 (y - A x).
+    @cached_property
+    def _back_projection(self) -> Tensor:
+        """A^H sigma^-2 y, which no belief changes."""
+        return self.A.adjoint(self.y / self.sigma**2)
+
+    def _correct(self, x: Tensor, back: Tensor, operator: LinearOp, sigma: Spread, spread: Spread) -> Tensor:
+        """x + spread d, where (1 + spread A^H sigma^-2 A spread) d = spread (back - A^H sigma^-2 A x).
 
         With the spread on both sides the system is symmetric also when it differs between frames.
         """
@@ -89,7 +95,7 @@ class Measurement:
                 return operator.adjoint(whiten * operator(d))
             return whiten * operator.normal(d)
 
-        b = spread * operator.adjoint(whiten * (y - operator(x)))
+        b = spread * (back - information(x))
         d = cg(lambda d: d + spread * information(spread * d), b, None, self.iterations, self.tolerance)
         return x + spread * d
 
