@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor
 
-from medseq.baselines import kt_sparse, kt_sparse_tv, low_rank_sparse, wavelet
+from medseq.baselines import kt_composite, kt_sparse, low_rank_sparse, wavelet
 from medseq.noise import unit_noise
 from medseq.operators import Coils, Fourier, Mask, Resample, interpolation_matrix
 from medseq.patterns import variable_density
@@ -76,8 +76,10 @@ def _reconstructed(clean: Tensor, g: torch.Generator) -> Tensor:
     if frames == 1:
         return wavelet(y, A, threshold=3e-3 * weight, iterations=2 * iterations)
     if chance(g, 0.7):
-        few = math.exp(uniform(g, -1.2, 1.2))
-        return kt_sparse_tv(y, A, threshold=7e-4 * weight, weight=3e-3 * few, iterations=iterations + 6)
+        few, local = math.exp(uniform(g, -1.2, 1.2)), math.exp(uniform(g, -1.2, 1.2))
+        return kt_composite(
+            y, A, frequencies=7e-4 * weight, jumps=3e-3 * few, rank=1e-3 * local, iterations=iterations + 6
+        )
     if chance(g, 0.5):
         return kt_sparse(y, A, threshold=1e-3 * weight, iterations=iterations)
     return low_rank_sparse(y, A, low_rank=0.05 * weight, sparse=1.5e-3 * weight, iterations=iterations)

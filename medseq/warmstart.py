@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from medseq.acquisition import average_image
-from medseq.baselines import kt_sparse_tv, wavelet
+from medseq.baselines import kt_composite, wavelet
 from medseq.clip import KSpace
 from medseq.coils import full_centre
 from medseq.operators import Coils, Fourier, LinearOp, Mask
@@ -30,7 +30,7 @@ def sense_operator(keep: Tensor, maps: Tensor) -> LinearOp:
 def warm_start(
     y: Tensor, keep: Tensor, maps: Tensor, sigma: float, seed: int, *, periodic: bool = False
 ) -> tuple[Tensor, float]:
-    """`kt_sparse_tv` of `y` (of one frame, `wavelet`), stopped early, and its RMSE in each real channel.
+    """`kt_composite` of `y` (of one frame, `wavelet`), stopped early, and its RMSE in each real channel.
 
     y: (B, C, T, Y, X) k-space; keep: bool, broadcastable; maps: (B, C, 1, Y, X); sigma: noise std of y. With nothing to
     leave out (fully sampled) the error is that of the noise alone.
@@ -42,8 +42,8 @@ def warm_start(
         finished = wavelet(y, A, iterations=STILL_ITERATIONS)
     else:
         start = average_image(KSpace(y, keep, maps)).expand(-1, -1, y.shape[2], -1, -1)
-        image = kt_sparse_tv(y_part, part, iterations=ITERATIONS, start=start, periodic=periodic)
-        finished = kt_sparse_tv(y, A, iterations=FINISHING, start=image, periodic=periodic)
+        image = kt_composite(y_part, part, iterations=ITERATIONS, start=start, periodic=periodic)
+        finished = kt_composite(y, A, iterations=FINISHING, start=image, periodic=periodic)
     return finished, _error(image, y, keep, out, maps, sigma)
 
 

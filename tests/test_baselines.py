@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from medseq.baselines import (
+    kt_composite,
     kt_sparse,
-    kt_sparse_tv,
     linear_interpolation,
     low_rank_sparse,
     sense,
@@ -258,7 +258,7 @@ def test_same_on_cuda(name: str) -> None:
     assert nrmse(METHODS[name](y.cuda(), device).cpu(), METHODS[name](y, host)) < 1e-3
 
 
-def test_kt_sparse_tv_is_scale_free_and_better_than_its_parts() -> None:
+def test_kt_composite_is_scale_free_and_better_than_its_parts() -> None:
     """At default weights on a simulated heart; of the fully sampled noiseless series hardly anything is lost."""
     clip = simulate_cine(12, (64, 48), seed=3)
     maps = coil_maps(6, (64, 48), 3)
@@ -268,12 +268,12 @@ def test_kt_sparse_tv_is_scale_free_and_better_than_its_parts() -> None:
     def rmse(image: torch.Tensor) -> float:
         return float((image - clip.data).abs().square().mean().sqrt())
 
-    combined = kt_sparse_tv(kspace.data, A, periodic=True)
+    combined = kt_composite(kspace.data, A, periodic=True)
     parts = [
         kt_sparse(kspace.data, A, iterations=20),
         temporal_tv(kspace.data, A, iterations=20, periodic=True),
     ]
     assert rmse(combined) < 1.02 * min(map(rmse, parts))
-    torch.testing.assert_close(kt_sparse_tv(3 * kspace.data, A, periodic=True), 3 * combined, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(kt_composite(3 * kspace.data, A, periodic=True), 3 * combined, rtol=1e-3, atol=1e-3)
     full = Mask(torch.ones_like(kspace.keep)) @ Fourier() @ Coils(maps)
-    assert rmse(kt_sparse_tv(full(clip.data), full, periodic=True)) < 0.02 * float(clip.data.abs().max())
+    assert rmse(kt_composite(full(clip.data), full, periodic=True)) < 0.02 * float(clip.data.abs().max())

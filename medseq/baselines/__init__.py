@@ -1,6 +1,6 @@
 """Classical methods that medseq is compared with and starts from."""
 
-from medseq.baselines.combined import kt_sparse_tv
+from medseq.baselines.combined import kt_composite
 from medseq.baselines.filters import non_local_means, total_variation_denoise
 from medseq.baselines.interframe import cubic_interpolation, fourier_interpolation, optical_flow_interpolation
 from medseq.baselines.kernels import grappa, tgrappa
@@ -16,7 +16,7 @@ __all__ = [
     "fourier_interpolation",
     "grappa",
     "kt_sparse",
-    "kt_sparse_tv",
+    "kt_composite",
     "linear_interpolation",
     "local_pca",
     "local_pca_wiener",

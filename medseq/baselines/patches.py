@@ -5,11 +5,14 @@ The default threshold was chosen on the simulated beating heart alone, at 4 and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from medseq.baselines.proximal import (
     accelerated,
     largest_singular,
+    least_squares,
     shifted_blocks,
     shifts,
     soft_rank,
@@ -36,23 +39,27 @@ def locally_low_rank(
 
     Raises UsageError for a patch of no voxels.
     """
+    b = A.adjoint(y)
+    step = 1 / (1 + regularization)
+    proximal = local_rank_step(b, step * threshold, patch)
+    return accelerated(least_squares(A, b, regularization), proximal, b, step, iterations)
+
+
+def local_rank_step(b: Tensor, threshold: float, patch: int = 8) -> Callable[[Tensor], Tensor]:
+    """The proximal map of `threshold` times the largest singular value of any patch of `b` times the nuclear norms of
+    all patches, which tile the image otherwise in every call. UsageError for a patch of no voxels."""
     if patch < 1:
         raise UsageError(f"a patch needs at least one voxel, got {patch}")
-    b = A.adjoint(y)
-    size = (b.shape[-2], b.shape[-1])
-    step = 1 / (1 + regularization)
-    amount = step * threshold * largest_singular(_cut(shifted_blocks(b, (0, 0), patch), patch)).amax(1, keepdim=True)
-    tilings = iter(shifts(iterations, patch))
-
-    def gradient(x: Tensor) -> Tensor:
-        return A.normal(x) + regularization * x - b
+    amount = threshold * largest_singular(_cut(shifted_blocks(b, (0, 0), patch), patch)).amax(1, keepdim=True)
+    tilings = shifts(patch)
 
     def proximal(x: Tensor) -> Tensor:
         shift = next(tilings)
         whole = shifted_blocks(x, shift, patch)
+        size = (x.shape[-2], x.shape[-1])
         return unshifted_blocks(_join(soft_rank(_cut(whole, patch), amount), whole), shift, size)
 
-    return accelerated(gradient, proximal, b, step, iterations)
+    return proximal
 
 
 def _cut(x: Tensor, patch: int) -> Tensor:

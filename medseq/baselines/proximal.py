@@ -5,11 +5,15 @@ All of it treats items of axis 0 apart, so that a result does not depend on its 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 
 import torch
 from torch import Tensor
 
+from medseq.operators import LinearOp
+
+_ROWS = 8
 # Golden and silver ratio: multiples of each fill an interval evenly from the start, and the two never fall into step.
 _SPREAD = (0.6180339887498949, 0.41421356237309503)
 
@@ -28,15 +32,30 @@ def accelerated(
     ahead = x
     momentum = torch.ones(x.shape[0], *[1] * (x.ndim - 1), dtype=x.real.dtype, device=x.device)
     for _ in range(iterations):
-        previous, x = x, proximal(ahead - step * gradient(ahead))
+        previous, x = x, proximal(torch.add(ahead, gradient(ahead), alpha=-step))
         moved = x - previous
         # Uphill: the momentum carries the wrong way, forget it.
         uphill = _real_inner(ahead - x, moved) > 0
         momentum = torch.where(uphill, 1, momentum)
         following = (1 + (1 + 4 * momentum.square()).sqrt()) / 2
-        ahead = x + (momentum - 1) / following * moved
+        ahead = torch.addcmul(x, (momentum - 1) / following, moved)
         momentum = following
     return x
+
+
+def least_squares(A: LinearOp, b: Tensor, regularization: float) -> Callable[[Tensor], Tensor]:
+    """The gradient of |A x - y|^2 / 2 + regularization |x|^2 / 2, with b = A^H y."""
+
+    def gradient(x: Tensor) -> Tensor:
+        return torch.add(A.normal(x), x, alpha=regularization).sub_(b)
+
+    return gradient
+
+
+def by_rows(x: Tensor) -> tuple[Tensor, ...]:
+    """`x` (B, 1, T, Y, X) in blocks of rows, for what treats every voxel alone: they fit into a processor's cache, all
+    rows do not, which makes such a step 3 times as fast. A GPU takes all at once."""
+    return x.split(_ROWS, dim=3) if x.device.type == "cpu" else (x,)
 
 
 def soft(x: Tensor, amount: Tensor) -> Tensor:
@@ -47,7 +66,8 @@ def soft(x: Tensor, amount: Tensor) -> Tensor:
 
 def soft_spectrum(x: Tensor, amount: Tensor) -> Tensor:
     """Shrink the magnitude of every temporal frequency of every voxel by `amount` (B, 1, 1, 1, 1)."""
-    return torch.fft.ifft(soft(torch.fft.fft(x, dim=2, norm="ortho"), amount), dim=2, norm="ortho")
+    spectra = (torch.fft.fft(rows, dim=2, norm="ortho") for rows in by_rows(x))
+    return torch.cat([torch.fft.ifft(soft(rows, amount), dim=2, norm="ortho") for rows in spectra], dim=3)
 
 
 def largest_frequency(x: Tensor) -> Tensor:
@@ -79,14 +99,14 @@ def largest(x: Tensor) -> Tensor:
     return x.abs().amax(tuple(range(1, x.ndim)), keepdim=True)
 
 
-def shifts(count: int, period: int) -> list[tuple[int, int]]:
-    """`count` shifts (rows, columns) below `period`, spread evenly over all there are and always the same.
+def shifts(period: int) -> Iterator[tuple[int, int]]:
+    """Shifts (rows, columns) below `period`, without end, spread evenly over all there are and always the same.
 
     A penalty on blocks prefers edges that lie on its grid; moving the grid in every iteration takes that away (cycle
     spinning, Coifman and Donoho 1995; within an iteration, Figueiredo and Nowak 2003).
     """
     rows, columns = _SPREAD
-    return [(int(i * rows % 1 * period), int(i * columns % 1 * period)) for i in range(count)]
+    return ((int(i * rows % 1 * period), int(i * columns % 1 * period)) for i in count())
 
 
 def shifted_blocks(x: Tensor, shift: tuple[int, int], block: int) -> Tensor:

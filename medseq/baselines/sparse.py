@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from medseq.baselines.linear import time_average
-from medseq.baselines.proximal import accelerated, largest_frequency, largest_singular, soft_rank, soft_spectrum
+from medseq.baselines.proximal import (
+    accelerated,
+    largest_frequency,
+    largest_singular,
+    least_squares,
+    soft_rank,
+    soft_spectrum,
+)
 from medseq.operators import LinearOp
 
 STILL = 6  # iterations of the time average to start from
@@ -36,10 +43,7 @@ def kt_sparse(
     start = time_average(y, A, iterations=STILL) if start is None else start
     amount = threshold * largest_frequency(b)
     step = 1 / (1 + regularization)
-
-    def gradient(x: Tensor) -> Tensor:
-        return A.normal(x) + regularization * x - b
-
+    gradient = least_squares(A, b, regularization)
     return accelerated(gradient, lambda x: soft_spectrum(x, step * amount), start, step, iterations)
 
 
@@ -64,10 +68,10 @@ def low_rank_sparse(
     sparse_amount = sparse * largest_frequency(b)
     # Both parts see the same residual, so the gradient is twice as steep in the two together.
     step = 0.5 / (1 + regularization)
+    descent = least_squares(A, b, regularization)
 
     def gradient(parts: Tensor) -> Tensor:
-        x = parts.sum(1, keepdim=True)
-        return (A.normal(x) + regularization * x - b).expand_as(parts)
+        return descent(parts.sum(1, keepdim=True)).expand_as(parts)
 
     def proximal(parts: Tensor) -> Tensor:
         background, motion = parts[:, :1], parts[:, 1:]

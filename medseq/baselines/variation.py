@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from medseq.baselines.proximal import accelerated, largest
+from medseq.baselines.proximal import accelerated, by_rows, largest, least_squares
 from medseq.operators import LinearOp
 
 # Steps on the dual in every step on the image. It starts from where it was, so few are enough, and coils cost more.
@@ -60,11 +60,8 @@ def _least_variation(
     """FISTA whose proximal map is solved on its dual (Beck and Teboulle 2009b), which is kept between steps."""
     b = A.adjoint(y)
     step = 1 / (1 + regularization)
-
-    def gradient(x: Tensor) -> Tensor:
-        return A.normal(x) + regularization * x - b
-
-    return accelerated(gradient, variation_step(b, step * weight, axes, periodic), b, step, iterations)
+    proximal = variation_step(b, step * weight, axes, periodic)
+    return accelerated(least_squares(A, b, regularization), proximal, b, step, iterations)
 
 
 def variation_step(
@@ -73,12 +70,15 @@ def variation_step(
     """The proximal map of `weight` times the largest magnitude of `b` times TV along `axes`, by `inner` steps on its
     dual, which it keeps from one call to the next."""
     amount = weight * largest(b)
-    dual = torch.zeros(len(axes), *b.shape, dtype=b.dtype, device=b.device)
+    alone = by_rows if axes == (2,) else lambda x: (x,)  # in time alone every voxel is its own problem
+    duals = [torch.zeros(len(axes), *rows.shape, dtype=b.dtype, device=b.device) for rows in alone(b)]
 
     def proximal(x: Tensor) -> Tensor:
-        nonlocal dual
-        dual = _dual_steps(x, dual, amount, axes, periodic, inner)
-        return x - _differences_adjoint(dual, axes, periodic)
+        parts = []
+        for i, rows in enumerate(alone(x)):
+            duals[i] = _dual_steps(rows, duals[i], amount, axes, periodic, inner)
+            parts.append(rows - _differences_adjoint(duals[i], axes, periodic))
+        return torch.cat(parts, dim=3)
 
     return proximal
 

@@ -8,7 +8,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medseq.baselines.proximal import accelerated, largest, shifted_blocks, shifts, soft, unshifted_blocks
+from medseq.baselines.proximal import (
+    accelerated,
+    largest,
+    least_squares,
+    shifted_blocks,
+    shifts,
+    soft,
+    unshifted_blocks,
+)
 from medseq.operators import LinearOp
 
 # Scaling filter of two vanishing moments (Daubechies 1988, table 1): "db2" in PyWavelets and SigPy, "dau2" in BART. The
@@ -34,17 +42,14 @@ def wavelet(
     matrices = _analysis(size, levels, b)
     step = 1 / (1 + regularization)
     amount = step * threshold * largest(b)
-    grid = iter(shifts(iterations, 2**levels))
-
-    def gradient(x: Tensor) -> Tensor:
-        return A.normal(x) + regularization * x - b
+    grid = shifts(2**levels)
 
     def proximal(x: Tensor) -> Tensor:
         shift = next(grid)
         coefficients = _transform(shifted_blocks(x, shift, 2**levels), matrices)
         return unshifted_blocks(_inverse(soft(coefficients, amount), matrices), shift, size)
 
-    return accelerated(gradient, proximal, b, step, iterations)
+    return accelerated(least_squares(A, b, regularization), proximal, b, step, iterations)
 
 
 def _depth(size: tuple[int, int]) -> int:
