@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medseq.baselines.local_pca import local_pca
+from medseq.baselines.local_pca import local_pca, local_pca_wiener
 from medseq.network import shifted
 
 GUIDES = 3
@@ -21,8 +21,8 @@ _PATCH, _STRIDE = 8, 4
 def guides(x: Tensor, level: Tensor, periodic: bool) -> Tensor:
     """Three guesses at a complex series x (B, 1, T, Y, X): (B, 3, T, Y, X). level: (B, 1, T, 1, 1), its noise.
 
-    In turn: local principal components; the mean of both neighbours; the mean over the clip. Frames count by the
-    inverse of their noise power. A single frame has no neighbours: every guess is x itself.
+    In turn: local principal components with Wiener filtering; the mean of both neighbours; the mean over the clip.
+    Frames count by the inverse of their noise power. A single frame has no neighbours: every guess is x itself.
     """
     if x.shape[2] == 1:
         return x.expand(-1, GUIDES, -1, -1, -1)
@@ -31,8 +31,10 @@ def guides(x: Tensor, level: Tensor, periodic: bool) -> Tensor:
 
 
 def components(x: Tensor, level: Tensor) -> Tensor:
-    """`local_pca` of the frames brought to one noise level, and back."""
-    return local_pca(x / level, 1.0, patch=_PATCH, stride=_STRIDE) * level
+    """`local_pca_wiener` of the frames brought to one noise level, and back."""
+    white = x / level
+    pilot = local_pca(white, 1.0, patch=_PATCH, stride=_STRIDE)
+    return local_pca_wiener(white, 1.0, pilot=pilot, patch=_PATCH, stride=_STRIDE) * level
 
 
 def neighbours(x: Tensor, weight: Tensor, periodic: bool) -> Tensor:
