@@ -108,13 +108,15 @@ def best_images(
     spread: Callable[[Level], Level],
     eta: float = 0.0,
     generator: torch.Generator | None = None,
+    refine: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[Tensor]:
     """The same loop for the single image of least error: the mean in place of a draw, so nothing is perturbed.
 
     start may come without noise: then levels[0] should be its error. With eta 0 nothing is random. spread: the RMSE of
-    the prior at sigma, as measured. Other arguments and the result as in `posterior_samples`.
+    the prior at sigma, as measured. refine: takes every clean estimate but the last to the next state, in place of any
+    noise. Other arguments and the result as in `posterior_samples`.
     """
-    return _descend(prior, measurement.solve, levels, start, spread, eta, generator)
+    return _descend(prior, measurement.solve, levels, start, spread, eta, generator, refine)
 
 
 @torch.no_grad()
@@ -126,11 +128,15 @@ def _descend(
     spread: Callable[[Level], Level] | None,
     eta: Eta,
     generator: torch.Generator | None,
+    refine: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[Tensor]:
     for sigma, below in pairwise(levels):
         clean = prior(x, sigma)
         drift = (x - clean) / sigma
         clean = consistent(clean, sigma if spread is None else spread(sigma))
+        yield clean
+        if refine is not None:
+            x = refine(clean)
+            continue
         fresh = eta if isinstance(eta, float | int) else eta(sigma, below)
         x = clean + below * ((1 - fresh**2) ** 0.5 * drift + fresh * unit_noise(x, generator))
-        yield clean

@@ -35,6 +35,7 @@ INTERPOLATION_FACTORS = (0.5, 0.25)  # likewise where frames are missing
 DRAW_FACTORS = (2.0, 0.25)  # likewise of draws, which start with noise added
 BEST_STEPS = 4  # of the best image of k-space: three do nearly as well, six hardly better
 DRAW_STEPS = 12  # of draws, and of denoising where more than one evaluation is wanted
+BETWEEN_LEVELS = 8  # iterations of the classical start, taken up again between the levels of the best image
 SOLVE_ITERATIONS = 4  # of conjugate gradients for the best image, which needs no more
 DRAW_ITERATIONS = 12  # and for draws, whose perturbations start further away
 SMALLEST_SIGMA = 0.004  # of the scale: below it the prior was hardly trained
@@ -98,13 +99,15 @@ def reconstruct(
         assert part.maps is not None
         y, sigma = part.data / scale, unit / scale
         periodic = kspace.period is not None
-        image, error = warm_start(y, part.keep, part.maps, sigma, engine.seed, periodic=periodic)
-        errors.append(error)
+        begun = warm_start(y, part.keep, part.maps, sigma, engine.seed, periodic=periodic)
+        errors.append(begun.error)
         A = sense_operator(part.keep, part.maps)
         measurement = Measurement(y, A, sigma, iterations=SOLVE_ITERATIONS if engine.samples == 1 else DRAW_ITERATIONS)
         first, last = BEST_FACTORS if engine.samples == 1 else DRAW_FACTORS
-        levels = _levels(engine, first * error, last * error)
-        yield from _draws(engine, measurement, levels, image, levels[0], b)
+        levels = _levels(engine, first * begun.error, last * begun.error)
+        go_on = begun.go_on
+        refine = None if go_on is None else lambda image: go_on(image, BETWEEN_LEVELS)
+        yield from _draws(engine, measurement, levels, begun.image, levels[0], b, refine)
 
     result = _collect(engine, slice_draws, kspace.data.shape[0], scale)
     info = {
@@ -259,16 +262,23 @@ class _Result:
 
 
 def _draws(
-    engine: Engine, measurement: Measurement, levels: list[Level], image: Tensor, noise: Level, b: int
+    engine: Engine,
+    measurement: Measurement,
+    levels: list[Level],
+    image: Tensor,
+    noise: Level,
+    b: int,
+    refine: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[Tensor]:
     """The samples of slice b, from a classical `image`: one best image, or several draws.
 
     The best image starts without noise, its own error in the place of the first level, and none is put back: measured
-    on animated stills this is 0.1 to 0.7 dB better than starting from image + noise. Draws start with `noise` added.
+    on animated stills this is 0.1 to 0.7 dB better than starting from image + noise. `refine` takes it on between
+    levels. Draws start with `noise` added.
     """
     if engine.samples == 1:
         denoiser = turning(engine.denoiser)
-        yield engine.last(best_images(denoiser, measurement, levels, image, spread=_spread(engine)))
+        yield engine.last(best_images(denoiser, measurement, levels, image, spread=_spread(engine), refine=refine))
         return
     for k in range(engine.samples):
         g = engine.generator(b, k)

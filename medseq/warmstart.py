@@ -7,16 +7,19 @@ A few more iterations then take them in.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from medseq.acquisition import average_image
-from medseq.baselines import kt_composite, wavelet
+from medseq.baselines import composite_descent, wavelet
 from medseq.clip import KSpace
 from medseq.coils import full_centre
 from medseq.operators import Coils, Fourier, LinearOp, Mask
 
-ITERATIONS = 35  # without the lines left out; 20 in all cost 1.5 dB where much moves (docs/measurements.md)
+ITERATIONS = 25  # without the lines left out
 FINISHING = 5  # with all lines
 STILL_ITERATIONS = 30  # of one frame
 LEFT_OUT = 0.05  # share of the lines
@@ -27,24 +30,34 @@ def sense_operator(keep: Tensor, maps: Tensor) -> LinearOp:
     return Mask(keep) @ Fourier() @ Coils(maps)
 
 
-def warm_start(
-    y: Tensor, keep: Tensor, maps: Tensor, sigma: float, seed: int, *, periodic: bool = False
-) -> tuple[Tensor, float]:
-    """`kt_composite` of `y` (of one frame, `wavelet`), stopped early, and its RMSE in each real channel.
+@dataclass(frozen=True)
+class Start:
+    """image: (B, 1, T, Y, X). error: its RMSE in each real channel. go_on: (image, number) -> image, more iterations of
+    the same reconstruction from any image; None for one frame."""
+
+    image: Tensor
+    error: float
+    go_on: Callable[[Tensor, int], Tensor] | None
+
+
+def warm_start(y: Tensor, keep: Tensor, maps: Tensor, sigma: float, seed: int, *, periodic: bool = False) -> Start:
+    """`kt_composite` of `y` (of one frame, `wavelet`), stopped early, and its error.
 
     y: (B, C, T, Y, X) k-space; keep: bool, broadcastable; maps: (B, C, 1, Y, X); sigma: noise std of y. With nothing to
     leave out (fully sampled) the error is that of the noise alone.
     """
     out = left_out(y, keep, seed)
     y_part, part, A = torch.where(out, 0, y), sense_operator(keep & ~out, maps), sense_operator(keep, maps)
+    go_on = None
     if y.shape[2] == 1:
-        image = wavelet(y_part, part, iterations=STILL_ITERATIONS)
-        finished = wavelet(y, A, iterations=STILL_ITERATIONS)
+        blind = wavelet(y_part, part, iterations=STILL_ITERATIONS)
+        image = wavelet(y, A, iterations=STILL_ITERATIONS)
     else:
-        start = average_image(KSpace(y, keep, maps)).expand(-1, -1, y.shape[2], -1, -1)
-        image = kt_composite(y_part, part, iterations=ITERATIONS, start=start, periodic=periodic)
-        finished = kt_composite(y, A, iterations=FINISHING, start=image, periodic=periodic)
-    return finished, _error(image, y, keep, out, maps, sigma)
+        average = average_image(KSpace(y, keep, maps)).expand(-1, -1, y.shape[2], -1, -1)
+        blind = composite_descent(y_part, part, periodic=periodic)(average, ITERATIONS)
+        go_on = composite_descent(y, A, periodic=periodic)
+        image = go_on(blind, FINISHING)
+    return Start(image, _error(blind, y, keep, out, maps, sigma), go_on)
 
 
 def left_out(y: Tensor, keep: Tensor, seed: int) -> Tensor:

@@ -32,7 +32,7 @@ def test_a_real_heart_is_reconstructed_better_than_the_warm_start(real_data: Pat
     assert main(["reconstruct", str(tmp_path / "raw.h5"), "-o", str(tmp_path / "image.nii.gz")]) == 0
     maps = estimate_maps(case.kspace)
     assert isinstance(case.kspace.noise, float)
-    warm, _ = warm_start(case.kspace.data, case.kspace.keep, maps, case.kspace.noise, 0, periodic=True)
+    warm = warm_start(case.kspace.data, case.kspace.keep, maps, case.kspace.noise, 0, periodic=True).image
     frozen = time_average(case.kspace.data, sense_operator(case.kspace.keep, maps))
     truth = case.truth.data.abs()
     ours = psnr(load_clip(tmp_path / "image.nii.gz").data.abs(), truth, case.region)

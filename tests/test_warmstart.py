@@ -20,7 +20,8 @@ def test_left_out_lines_tell_the_error(acceleration: float, noise: float, seed: 
     maps = coil_maps(6, (64, 48), seed)
     kspace = acquire(clip, coils=maps, acceleration=acceleration, noise=noise, centre=6, seed=seed)
     assert isinstance(kspace.noise, float)
-    image, error = warm_start(kspace.data, kspace.keep, maps, kspace.noise, 0)
+    start = warm_start(kspace.data, kspace.keep, maps, kspace.noise, 0)
+    image, error = start.image, start.error
     true = float(torch.view_as_real(image - clip.data).square().mean().sqrt())
     assert error == pytest.approx(true, rel=0.45)
     zeros = zero_filled(kspace.data, sense_operator(kspace.keep, maps))
@@ -33,7 +34,7 @@ def test_with_nothing_to_leave_out_the_noise_is_the_error() -> None:
     keep = torch.ones(1, 1, 1, 32, 1, dtype=torch.bool)
     kspace = acquire(clip, coils=maps, keep=keep, noise=0.02)
     sigma = 0.02 * float(series_scale(clip.data.mean(2)))
-    assert warm_start(Mask(keep)(kspace.data), keep, maps, sigma, 0)[1] == pytest.approx(sigma)
+    assert warm_start(Mask(keep)(kspace.data), keep, maps, sigma, 0).error == pytest.approx(sigma)
     assert not left_out(kspace.data, keep, 0).any()
 
 
@@ -51,6 +52,7 @@ def test_the_error_of_one_frame_is_of_the_right_size() -> None:
     maps = coil_maps(6, (96, 96), 4)
     kspace = acquire(clip, coils=maps, acceleration=3, noise=0.01, centre=8, seed=4)
     assert isinstance(kspace.noise, float)
-    image, error = warm_start(kspace.data, kspace.keep, maps, kspace.noise, 1)
+    start = warm_start(kspace.data, kspace.keep, maps, kspace.noise, 1)
+    image, error = start.image, start.error
     true = float(torch.view_as_real(image - clip.data).square().mean().sqrt())
     assert true / 3 < error < 3 * true

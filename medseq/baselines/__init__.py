@@ -1,6 +1,6 @@
 """Classical methods that medseq is compared with and starts from."""
 
-from medseq.baselines.combined import kt_composite
+from medseq.baselines.combined import composite_descent, kt_composite
 from medseq.baselines.filters import non_local_means, total_variation_denoise
 from medseq.baselines.interframe import cubic_interpolation, fourier_interpolation, optical_flow_interpolation
 from medseq.baselines.kernels import grappa, tgrappa
@@ -12,6 +12,7 @@ from medseq.baselines.variation import temporal_tv, total_variation
 from medseq.baselines.wavelets import wavelet
 
 __all__ = [
+    "composite_descent",
     "cubic_interpolation",
     "fourier_interpolation",
     "grappa",

@@ -5,6 +5,8 @@ Their errors differ, so that together they do better than each at its best weigh
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from medseq.baselines.linear import time_average
@@ -33,14 +35,31 @@ def kt_composite(
     (`rank`), other arguments as there. Each step takes the mean of the three proximal maps, for the price of one
     gradient. Returns the image series (B, 1, T, Y, X).
     """
+    go_on = composite_descent(
+        y, A, frequencies=frequencies, jumps=jumps, rank=rank, regularization=regularization, periodic=periodic
+    )
+    return go_on(time_average(y, A, iterations=STILL) if start is None else start, iterations)
+
+
+def composite_descent(
+    y: Tensor,
+    A: LinearOp,
+    *,
+    frequencies: float = 7e-4,
+    jumps: float = 3e-3,
+    rank: float = 1e-3,
+    regularization: float = 3e-3,
+    periodic: bool = False,
+) -> Callable[[Tensor, int], Tensor]:
+    """The iterations of `kt_composite`, to be taken from anywhere: a function (series, iterations) -> series."""
     b = A.adjoint(y)
-    start = time_average(y, A, iterations=STILL) if start is None else start
     step = 1 / (1 + regularization)
     amount = step * frequencies * largest_frequency(b)
     few_jumps = variation_step(b, step * jumps, (2,), periodic, inner=2)
     few_courses = local_rank_step(b, step * rank)
+    gradient = least_squares(A, b, regularization)
 
     def proximal(x: Tensor) -> Tensor:
         return soft_spectrum(x, amount).add_(few_jumps(x)).add_(few_courses(x)).div_(3)
 
-    return accelerated(least_squares(A, b, regularization), proximal, start, step, iterations)
+    return lambda x, iterations: accelerated(gradient, proximal, x, step, iterations)
