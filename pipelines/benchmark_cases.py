@@ -17,6 +17,7 @@ from torch import Tensor
 
 from medseq import Clip, KSpace
 from medseq.metrics import dynamic_region, nrmse, psnr, ssim, temporal_spectrum_error
+from medseq.operators import Fourier
 from medseq.patterns import equispaced, pseudo_radial, variable_density
 from medseq.simulate import acquire
 
@@ -35,6 +36,18 @@ class Case:
 
     def score(self, result: Tensor) -> Scores:
         return scores(result, self.truth.data, self.region)
+
+
+def on_new_lines(case: Case, result: Tensor) -> Scores:
+    """Also the power of the lines that were left out over that of the error there, in dB: what a method predicts.
+
+    The only fair judge where the reference is as noisy as the data: the noise of these lines nobody has seen, whereas
+    that of the measured ones is part of the reference, which punishes whoever takes it out.
+    """
+    left_out = ~case.kspace.keep
+    whole, found = (Fourier()(series) for series in (case.truth.data, result))
+    power, error = (torch.where(left_out, part, 0).abs().square().sum() for part in (whole, found - whole))
+    return {**case.score(result), "new lines": 10 * float(torch.log10(power / error))}
 
 
 def scores(result: Tensor, truth: Tensor, region: Tensor) -> Scores:
