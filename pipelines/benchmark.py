@@ -310,9 +310,8 @@ def main() -> None:
             bench.solve(problem, classical=chosen.only != "medseq", ours=chosen.only != "classical")
         rows = bench.current(name)
         extra = ["new lines"] if name == "new lines" else []
-        text.append(
-            f"### {name}\n\n{summary(rows)}\n\n{markdown(rows, [*columns, *extra, 'weights', 'evaluations', 'seconds'])}"
-        )
+        table = markdown(rows, [*columns, *extra, "weights", "evaluations", "seconds"])
+        text.append(f"### {name}\n\n{summary(rows)}\n\n{table}")
     (chosen.output / "benchmark.md").write_text("\n\n".join(text) + "\n", "utf-8")
     (chosen.output / "benchmark.json").write_text(json.dumps(bench.rows, indent=1), "utf-8")
     print("\n\n".join(text))
