@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from medseq.baselines import kt_composite, kt_sparse, low_rank_sparse, wavelet
+from medseq.guides import components
 from medseq.noise import unit_noise
 from medseq.operators import Coils, Fourier, Mask, Resample, interpolation_matrix
 from medseq.patterns import variable_density
@@ -28,6 +29,15 @@ LEAST = 0.004  # of the scale: no smaller level is ever asked of the network
 def noisy(clean: Tensor, level: Tensor, generator: torch.Generator) -> Tensor:
     """White noise of `level`, which broadcasts to (B, 1, T, 1, 1)."""
     return clean + level * unit_noise(clean, generator)
+
+
+def denoised(clean: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """What local principal components make of white noise, with a share of that noise left in; its level is told."""
+    sigma = math.exp(uniform(generator, math.log(0.01), math.log(0.3)))
+    level = torch.full((clean.shape[0], 1, clean.shape[2], 1, 1), sigma, device=clean.device)
+    seen = noisy(clean, level, generator)
+    guess, share = components(seen, level), uniform(generator, 0.15, 0.6)
+    return guess + share * (seen - guess), (share * level).clamp(min=LEAST)
 
 
 def aliased(clean: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

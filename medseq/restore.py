@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from medseq.acquisition import average_image, slice_of, whitened
+from medseq.baselines import local_pca_wiener
 from medseq.between import between
 from medseq.clip import Clip, KSpace, series_scale
 from medseq.errors import InputError, UsageError
@@ -23,19 +24,19 @@ from medseq.measurement import Measurement
 from medseq.noise import estimate_noise_image, magnitude_unbias, unit_noise
 from medseq.operators import Identity, Mask, Resample
 from medseq.posterior import Level, ancestral, best_images, noise_levels, posterior_samples, turning
-from medseq.prior import Prior
-from medseq.runtime import Engine, Progress
+from medseq.prior import Prior, Windowed
+from medseq.runtime import OVERLAP, WINDOW, Engine, Progress
 from medseq.timegrid import TimeGrid, linear_weights
 from medseq.warmstart import sense_operator, warm_start
 
 # Chosen on simulated and animated cases (docs/measurements.md), then fixed.
 SPREAD_FACTOR = 1.5  # times the prior's measured RMSE
-BEST_FACTORS = (1.0, 0.5)  # first and last noise level of the best image, times the error of the warm start
-INTERPOLATION_FACTORS = (0.5, 0.25)  # likewise where frames are missing
+BEST_FACTORS = (1.0, 0.5)  # first and last noise level of the best image, times the error of its start
 DRAW_FACTORS = (2.0, 0.25)  # likewise of draws, which start with noise added
 BEST_STEPS = 4  # of the best image of k-space: three do nearly as well, six hardly better
 DRAW_STEPS = 12  # of draws, and of denoising where more than one evaluation is wanted
 BETWEEN_LEVELS = 8  # iterations of the classical start, taken up again between the levels of the best image
+NOISE_LEFT = 0.3  # share of the noise that the classical filter leaves to the network
 SOLVE_ITERATIONS = 4  # of conjugate gradients for the best image, which needs no more
 DRAW_ITERATIONS = 12  # and for draws, whose perturbations start further away
 SMALLEST_SIGMA = 0.004  # of the scale: below it the prior was hardly trained
@@ -137,11 +138,11 @@ def denoise(
     """The series without its noise; real stays real, complex stays complex.
 
     sigma: noise std of each real channel in the clip's units: a number, a map that broadcasts to the data, or None
-    (estimated, slice by slice). Uniform noise takes one evaluation of the network for one sample, as solving would
-    use the data twice; samples are drawn from the posterior by descending from the noisy series itself. A map goes
-    through the sampler. steps: levels; None is 1 for the single image of uniform noise, else 12. A real clip gets an
-    imaginary channel of noise of its own sigma, which is what the prior expects. A magnitude (real, nowhere negative)
-    carries Rician noise: the bias that it leaves in the denoised magnitude is taken out, so that air is dark.
+    (estimated, slice by slice). Uniform noise takes one evaluation of the network for one sample, which starts from
+    `local_pca_wiener` with a part of the noise left in; samples are drawn from the posterior by descending from the
+    noisy series itself. A map goes through the sampler. steps: levels; None is 1 for the single image of uniform noise,
+    else 12. A real clip gets an imaginary channel of noise of its own sigma, which is what the prior expects. A
+    magnitude (real, nowhere negative) carries Rician noise: the bias that it leaves is taken out, so that air is dark.
 
     Raises InputError when no noise or scale can be found, UsageError for impossible options: several samples in one
     step among them, as they would all be the same.
@@ -175,7 +176,7 @@ def denoise(
         y = clip.data[b : b + 1].to(engine.device) / scale
         y = y if clip.is_complex else torch.complex(y, level * unit_noise(y, engine.generator(b, 0)))
         if level.numel() == 1:
-            yield from _uniform_noise_draws(engine, y, float(level), b)
+            yield from _uniform_noise_draws(engine, y, float(level), b, real=not clip.is_complex)
             return
         top = float(level.max())
         levels = _levels(engine, top, DRAW_FACTORS[1] * top)
@@ -233,7 +234,7 @@ def interpolate(
             synthetic = sigma * unit_noise(known, engine.generator(b, 0))
             weights = linear_weights(clip.times, grid.times, clip.period).to(engine.device)
             image, known = torch.complex(image, Resample(weights)(synthetic)), torch.complex(known, synthetic)
-        first, last = INTERPOLATION_FACTORS if samples == 1 else DRAW_FACTORS
+        first, last = BEST_FACTORS if samples == 1 else DRAW_FACTORS
         levels = _levels(engine, first * error, last * error)
         keep = grid.known.to(engine.device)
         operator = grid.operator(engine.device)
@@ -288,11 +289,11 @@ def _draws(
         )
 
 
-def _uniform_noise_draws(engine: Engine, y: Tensor, sigma: float, b: int) -> Iterator[Tensor]:
+def _uniform_noise_draws(engine: Engine, y: Tensor, sigma: float, b: int, *, real: bool) -> Iterator[Tensor]:
     """One evaluation; or draws: y is the state of the diffusion at sigma already, from where it only has to descend."""
     if engine.samples == 1 and engine.steps == 1:
         with torch.no_grad():
-            clean = engine.denoiser(y, sigma)
+            clean = engine.denoiser(*_filtered(y, sigma, real))
         engine.tick()
         yield clean
         return
@@ -305,6 +306,18 @@ def _uniform_noise_draws(engine: Engine, y: Tensor, sigma: float, b: int) -> Ite
                 engine.denoiser, nothing, levels, y, spread=lambda level: 0.0 * level, eta=ancestral, generator=g
             )
         )
+
+
+def _filtered(y: Tensor, sigma: float, real: bool) -> tuple[Tensor, float]:
+    """The series after a classical filter that leaves a part of the noise in, and the level of that part.
+
+    real: the imaginary channel is known to be noise.
+    """
+    if y.shape[2] == 1:
+        return y, sigma
+    share = min(1.0, max(NOISE_LEFT, SMALLEST_SIGMA / sigma))
+    guess = Windowed(local_pca_wiener, WINDOW, OVERLAP)(y.real if real else y, sigma)
+    return guess + share * (y - guess), share * sigma
 
 
 def _levels(engine: Engine, high: float, low: float) -> list[Level]:

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from medseq.corruption import aliased, noisy, skipped
+from medseq.corruption import aliased, denoised, noisy, skipped
 from medseq.errors import InputError, UsageError
 from medseq.guides import GUIDES
 from medseq.io.files import atomic_write
@@ -38,9 +38,9 @@ class Recipe:
     learning_rate falls linearly to 0 over the last `cooldown` share of `steps`. sigma_data: std of each real channel
     of the clips. log_sigma: mean and std of ln sigma for 80 % of the clips; the others are log-uniform in
     `sigma_range`. mixed_share: clips whose frames carry two noise levels (known and missing frames). aliased_share,
-    skipped_share: batches that carry the errors of classical reconstructions and interpolations in place of white noise
-    (`medseq.corruption`). start_from: name or path of a prior whose weights to start from, of the same sizes.
-    spread_batches: held-out batches that the spread table is measured on.
+    skipped_share, denoised_share: batches that carry the errors of classical reconstructions, interpolations and
+    filters in place of white noise (`medseq.corruption`). start_from: name or path of a prior whose weights to start
+    from, of the same sizes. spread_batches: held-out batches that the spread table is measured on.
 
     Raises UsageError for values that no training can have.
     """
@@ -60,6 +60,7 @@ class Recipe:
     mixed_share: float = 0.2
     aliased_share: float = 0.0
     skipped_share: float = 0.0
+    denoised_share: float = 0.0
     start_from: str | None = None
     seed: int = 0
     window: int = 64
@@ -80,9 +81,9 @@ class Recipe:
         if self.window % 2 ** len(self.width) or min(self.width) < 4:
             raise UsageError(f"the window must be a multiple of {2 ** len(self.width)}, and every width at least 4")
         shares: tuple[float, ...] = (self.cooldown, self.ema, self.mixed_share, self.real_share, self.still_share)
-        shares += (self.aliased_share, self.skipped_share)
+        shares += (self.aliased_share, self.skipped_share, self.denoised_share)
         if (
-            self.aliased_share + self.skipped_share > 1
+            self.aliased_share + self.skipped_share + self.denoised_share > 1
             or min(shares) < 0
             or max(shares) > 1
             or not 0 < self.sigma_range[0] < self.sigma_range[1]
@@ -141,6 +142,8 @@ def corrupted(recipe: Recipe, clean: Tensor, periodic: bool, generator: torch.Ge
         return aliased(clean, generator)
     if kind < recipe.aliased_share + recipe.skipped_share and frames >= 4:
         return skipped(clean, periodic, generator)
+    if kind > 1 - recipe.denoised_share and frames > 1:
+        return denoised(clean, generator)
     sigma = draw_sigma(recipe, slices, frames, generator).to(clean.device)
     return noisy(clean, sigma, generator), sigma
 

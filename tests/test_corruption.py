@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medseq.corruption import LEAST, aliased, noisy, skipped
+from medseq.corruption import LEAST, aliased, denoised, noisy, skipped
 
 
 def clips(frames: int, slices: int = 3, size: int = 32) -> Tensor:
@@ -42,6 +42,19 @@ def test_aliased_clips_are_wrong_by_what_is_told(frames: int) -> None:
         ratios += (level[:, 0, 0, 0, 0] / error.clamp(min=LEAST)).log().tolist()
     spread = torch.tensor(ratios)
     assert abs(float(spread.mean())) < 0.2 and 0.15 < float(spread.std()) < 0.45
+
+
+def test_filtered_clips_hold_the_noise_that_is_told() -> None:
+    """Where nothing is, the filter takes all noise out, and what is left is the share that is told."""
+    nothing = torch.zeros(2, 1, 6, 64, 64, dtype=torch.complex64)
+    for seed in range(8):
+        image, level = denoised(nothing, torch.Generator().manual_seed(seed))
+        assert level.shape == (2, 1, 6, 1, 1)
+        told, left = float(level[0, 0, 0, 0, 0]), float(rms(image, (0, 1, 2, 3, 4)))
+        assert told == pytest.approx(max(LEAST, left), rel=0.1)
+        clean = clips(6)
+        image, level = denoised(clean, torch.Generator().manual_seed(seed))
+        assert float(rms(image - clean, (0, 1, 2, 3, 4)).max()) < 3 * float(level.max())
 
 
 @pytest.mark.parametrize("periodic", [True, False])
