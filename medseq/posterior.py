@@ -130,11 +130,13 @@ def _descend(
     generator: torch.Generator | None,
     refine: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[Tensor]:
-    for sigma, below in pairwise(levels):
+    for left, (sigma, below) in zip(reversed(range(len(levels) - 1)), pairwise(levels), strict=True):
         clean = prior(x, sigma)
         drift = (x - clean) / sigma
         clean = consistent(clean, sigma if spread is None else spread(sigma))
         yield clean
+        if left == 0:
+            return
         if refine is not None:
             x = refine(clean)
             continue

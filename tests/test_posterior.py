@@ -191,6 +191,11 @@ def test_turning_shows_every_view_and_turns_the_answer_back() -> None:
 def test_the_best_image_is_refined_between_levels_but_not_after_the_last() -> None:
     """What `refine` returns is what the prior sees next; the last clean estimate is left as the measurement has it."""
     seen: list[float] = []
+    refined: list[float] = []
+
+    def refine(x: torch.Tensor) -> torch.Tensor:
+        refined.append(float(x.real.mean()))
+        return x + 1
 
     def prior(x: torch.Tensor, sigma: object) -> torch.Tensor:
         seen.append(float(x.real.mean()))
@@ -198,5 +203,6 @@ def test_the_best_image_is_refined_between_levels_but_not_after_the_last() -> No
 
     start, nothing = torch.zeros(1, 1, 2, 4, 4, dtype=torch.complex64), Mask(False)
     measurement = Measurement(torch.zeros_like(start), nothing, 1.0)
-    loop = best_images(prior, measurement, [3.0, 2.0, 1.0, 0.0], start, spread=lambda s: s, refine=lambda x: x + 1)
+    loop = best_images(prior, measurement, [3.0, 2.0, 1.0, 0.0], start, spread=lambda s: s, refine=refine)
     assert [float(clean.real.mean()) for clean in loop] == seen == [0.0, 1.0, 2.0]
+    assert refined == [0.0, 1.0]
