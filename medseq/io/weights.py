@@ -24,7 +24,7 @@ from medseq.network import VideoUNet
 from medseq.prior import Prior, SpreadTable
 
 SHIPPED = Path(__file__).parent.parent / "weights"
-DEFAULT = "heart-2"
+DEFAULT = "heart-3"
 
 
 @dataclass(frozen=True)
