@@ -24,7 +24,7 @@ _SMALLEST, _LARGEST = 5, 16
 _KEPT_REAL, _KEPT_COMPLEX = 3.0, 2.4
 # Where the pilot is silent its components are arbitrary: this part of the noise power decides for smooth courses.
 _TIE = 0.05
-_CHUNK = 2**22  # elements of the patches that are worked on at once
+_CHUNK = 2**18  # elements of the patches that are worked on at once: as many as fit into a cache
 
 
 def local_pca(
