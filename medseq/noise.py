@@ -147,7 +147,7 @@ def magnitude_unbias(magnitude: Tensor, sigma: float | Tensor) -> Tensor:
     for _ in range(5):  # starts within 13 % of the root, so five steps reach the last digits
         mean, slope = _rician_mean(signal)
         signal = (signal - (mean - ratio) / slope.clamp(min=torch.finfo(slope.dtype).eps)).clamp(min=0)
-    return sigma * torch.where(ratio > _RAYLEIGH_MEAN, signal, 0)
+    return sigma * torch.where(ratio <= _RAYLEIGH_MEAN, 0, signal)  # what is not a number stays none
 
 
 def _rician_mean(signal: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ from medseq.baselines import (
     optical_flow_interpolation,
     total_variation_denoise,
 )
+from medseq.baselines.proximal import eigh
 from medseq.errors import UsageError
 from medseq.metrics import nrmse
 from medseq.noise import unit_noise
@@ -320,3 +321,28 @@ def test_gradients_pass(name: str) -> None:
     known = beating_disc(4).requires_grad_()
     INTERPOLATORS[name](known, torch.arange(4.0), torch.tensor([1.5]), 4.0).abs().sum().backward()
     assert known.grad is not None and bool(known.grad.any())
+
+
+def test_dark_patches_do_not_upset_the_eigenvalues() -> None:
+    """Zeros, nearly zeros and one level for all are decomposed to finite parts that give the matrix back."""
+    one = torch.ones(75, 75) * 1e-9
+    for matrix in (torch.zeros(75, 75), one, one + 1e-38, torch.eye(75), torch.eye(75) * 1e-20):
+        values, vectors = eigh(matrix[None])
+        assert bool(torch.isfinite(values).all()) and bool(torch.isfinite(vectors).all())
+        torch.testing.assert_close((vectors * values[:, None]) @ vectors.mH, matrix[None], atol=1e-6, rtol=1e-3)
+
+
+@pytest.mark.parametrize("failure", ["raises", "NaN"])
+def test_where_single_precision_fails_double_serves(failure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = torch.linalg.eigh
+
+    def fails_in_single(matrices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if matrices.dtype == torch.float64:
+            return tuple(exact(matrices))
+        if failure == "raises":
+            raise torch.linalg.LinAlgError("failed to converge")
+        return torch.zeros(1, 2), torch.full((1, 2, 2), torch.nan)
+
+    monkeypatch.setattr(torch.linalg, "eigh", fails_in_single)
+    values, vectors = eigh(torch.diag(torch.tensor([1.0, 3.0]))[None])
+    assert values.tolist() == [[1.0, 3.0]] and vectors.dtype == torch.float32

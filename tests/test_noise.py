@@ -197,3 +197,8 @@ def test_what_holds_no_noise_is_refused() -> None:
         estimate_noise_image(torch.ones(1, 1, 3, 8, 8))
     with pytest.raises(UsageError, match="3 x 3"):
         estimate_noise_image(torch.ones(1, 1, 3, 2, 8))
+
+
+def test_what_is_no_number_is_not_taken_for_air() -> None:
+    """A zero would pass for dark background: whole slices once did."""
+    assert magnitude_unbias(torch.tensor([torch.nan, 5.0]), 1.0).isnan().tolist() == [True, False]

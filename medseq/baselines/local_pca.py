@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from medseq.baselines.filters import noise_levels
+from medseq.baselines.proximal import eigh
 from medseq.errors import UsageError
 
 # Patches of 4 pixels a frame, within these sides: fewer tell signal and noise apart worse, more hold more motions.
@@ -106,7 +107,7 @@ def _filtered(
 
         def restored(chosen: Tensor) -> tuple[Tensor, Tensor]:
             noisy, known = pixels[chosen], guide[chosen]
-            _, components = torch.linalg.eigh(known.mH @ known + len(cosines) * noise.square() * smooth)
+            _, components = eigh(known.mH @ known + len(cosines) * noise.square() * smooth)
             noisy, known = (cosines @ (part @ components) for part in (noisy, known))
             kept = factors(noisy, known, noise)
             weight = 1 / kept.square().sum((1, 2)).clamp(min=1)
@@ -123,7 +124,7 @@ def _shrunk(casorati: Tensor, sigma: Tensor | None) -> tuple[Tensor, Tensor]:
     # By way of the Gram matrix of the shorter side, which is far cheaper than a decomposition of the patch.
     wide = columns > rows
     gram = casorati @ casorati.mH if wide else casorati.mH @ casorati
-    eigenvalues, vectors = torch.linalg.eigh(gram)
+    eigenvalues, vectors = eigh(gram)
     eigenvalues = eigenvalues.clamp(min=0)
     noise = _marchenko_pastur(eigenvalues, max(rows, columns)) if sigma is None else _entry_std(sigma, casorati)
     kept = _shrinkage(eigenvalues, noise.reshape(-1, 1), rows, columns)

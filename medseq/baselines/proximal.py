@@ -82,10 +82,27 @@ def soft_rank(x: Tensor, amount: Tensor) -> Tensor:
     """
     if x.shape[-2] > x.shape[-1]:
         return soft_rank(x.mT, amount).mT
-    eigenvalues, vectors = torch.linalg.eigh(x @ x.mH)
+    eigenvalues, vectors = eigh(x @ x.mH)
     singular = eigenvalues.clamp(min=torch.finfo(eigenvalues.dtype).tiny).sqrt()
     kept = (1 - amount[..., None] / singular).clamp(min=0)
     return ((vectors * kept[..., None, :]) @ vectors.mH) @ x
+
+
+def eigh(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and vectors of Hermitian matrices (..., N, N).
+
+    LAPACK in single precision fails on some matrices of tiny or nearly equal eigenvalues, such as those of dark corners
+    of an image: it raises, or silently answers NaN. Double precision then serves.
+    """
+    try:
+        values, vectors = torch.linalg.eigh(matrices)
+    except torch.linalg.LinAlgError:
+        values = torch.full((), torch.nan)
+    if values.is_meta or bool(torch.isfinite(values).all() and torch.isfinite(vectors.abs()).all()):
+        return values, vectors
+    double = torch.complex128 if matrices.is_complex() else torch.float64
+    values, vectors = torch.linalg.eigh(matrices.to(double))
+    return values.to(matrices.real.dtype), vectors.to(matrices.dtype)
 
 
 def largest_singular(x: Tensor) -> Tensor:
