@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from medseq.baselines import kt_composite, kt_sparse, low_rank_sparse, wavelet
+from medseq.baselines.combined import Weights
 from medseq.guides import components
 from medseq.noise import unit_noise
 from medseq.operators import Coils, Fourier, Mask, Resample, interpolation_matrix
@@ -87,9 +88,8 @@ def _reconstructed(clean: Tensor, g: torch.Generator) -> Tensor:
         return wavelet(y, A, threshold=3e-3 * weight, iterations=2 * iterations)
     if chance(g, 0.7):
         few, local = math.exp(uniform(g, -1.2, 1.2)), math.exp(uniform(g, -1.2, 1.2))
-        return kt_composite(
-            y, A, frequencies=7e-4 * weight, jumps=3e-3 * few, rank=1e-3 * local, iterations=iterations + 6
-        )
+        weights = Weights(7e-4 * weight, 3e-3 * few, 1e-3 * local)
+        return kt_composite(y, A, weights=weights, iterations=iterations + 6)
     if chance(g, 0.5):
         return kt_sparse(y, A, threshold=1e-3 * weight, iterations=iterations)
     return low_rank_sparse(y, A, low_rank=0.05 * weight, sparse=1.5e-3 * weight, iterations=iterations)

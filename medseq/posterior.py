@@ -130,12 +130,13 @@ def _descend(
     generator: torch.Generator | None,
     refine: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[Tensor]:
-    for left, (sigma, below) in zip(reversed(range(len(levels) - 1)), pairwise(levels), strict=True):
+    last = len(levels) - 1
+    for number, (sigma, below) in enumerate(pairwise(levels), 1):
         clean = prior(x, sigma)
         drift = (x - clean) / sigma
         clean = consistent(clean, sigma if spread is None else spread(sigma))
         yield clean
-        if left == 0:
+        if number == last:
             return
         if refine is not None:
             x = refine(clean)

@@ -12,7 +12,8 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,20 +83,25 @@ def figures(prior: Prior, stills: Stills, batches: int) -> dict[str, float]:
     return result
 
 
-def trained(name: str, recipe: Recipe, stills: Stills) -> tuple[Prior, float]:
-    """The averaged prior of a variant, and the seconds of a step."""
+@contextmanager
+def mixing_over_time(wanted: bool) -> Iterator[None]:
+    """The network as it is, or one whose blocks treat every frame apart."""
     mix = TimeMix.forward
-    if name == "frames apart":
+    if not wanted:
         TimeMix.forward = lambda self, x, frames, periodic: torch.zeros_like(x)  # type: ignore[method-assign]
     try:
-        device = torch.device("cpu")
-        state, began = start(recipe, device), time.perf_counter()
-        for _ in training(recipe, state, recipe.source(stills, device)):
-            pass
-        return state.average.eval(), (time.perf_counter() - began) / recipe.steps
+        yield
     finally:
-        if name != "frames apart":  # stays as it was trained for its test; every variant has a process of its own
-            TimeMix.forward = mix  # type: ignore[method-assign]
+        TimeMix.forward = mix  # type: ignore[method-assign]
+
+
+def trained(recipe: Recipe, stills: Stills) -> tuple[Prior, float]:
+    """The averaged prior of a recipe, and the seconds of a step."""
+    device = torch.device("cpu")
+    state, began = start(recipe, device), time.perf_counter()
+    for _ in training(recipe, state, recipe.source(stills, device)):
+        pass
+    return state.average.eval(), (time.perf_counter() - began) / recipe.steps
 
 
 def main() -> None:
@@ -112,16 +118,17 @@ def main() -> None:
         path = chosen.output / f"{name.replace(' ', '_')}.json"
         if path.exists():
             continue
-        prior, seconds = trained(name, replace(VARIANTS[name], steps=chosen.steps), stills)
-        size = sum(p.numel() for p in prior.net.parameters())
-        row = {"variant": name, "parameters": size, "seconds a step": seconds}
-        path.write_text(json.dumps(row | figures(prior, stills, chosen.batches)), "utf-8")
-    print("| variant | " + " | ".join(TESTS) + " | parameters |\n|" + "---|" * (len(TESTS) + 2))
+        with mixing_over_time(name != "frames apart"):
+            prior, seconds = trained(replace(VARIANTS[name], steps=chosen.steps), stills)
+            row = {"parameters": sum(p.numel() for p in prior.net.parameters()), "seconds": seconds}
+            path.write_text(json.dumps(row | figures(prior, stills, chosen.batches)), "utf-8")
+    print("| variant | " + " | ".join(TESTS) + " | parameters | s a step |\n|" + "---|" * (len(TESTS) + 3))
     for name in VARIANTS:
         path = chosen.output / f"{name.replace(' ', '_')}.json"
         if path.exists():
             row = json.loads(path.read_text("utf-8"))
-            print(f"| {name} | " + " | ".join(f"{row[test]:.3f}" for test in TESTS) + f" | {row['parameters']:,} |")
+            cells = [f"{row[test]:.2f}" for test in TESTS] + [f"{row['parameters']:,}", f"{row['seconds']:.2f}"]
+            print(f"| {name} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

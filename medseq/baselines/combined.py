@@ -6,6 +6,7 @@ Their errors differ, so that together they do better than each at its best weigh
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -17,47 +18,48 @@ from medseq.baselines.variation import variation_step
 from medseq.operators import LinearOp
 
 
+@dataclass(frozen=True)
+class Weights:
+    """Of the penalties of `kt_sparse` (frequencies), `temporal_tv` (jumps) and `locally_low_rank` (rank), as there."""
+
+    frequencies: float = 7e-4
+    jumps: float = 3e-3
+    rank: float = 1e-3
+    regularization: float = 3e-3
+
+
 def kt_composite(
     y: Tensor,
     A: LinearOp,
     *,
-    frequencies: float = 7e-4,
-    jumps: float = 3e-3,
-    rank: float = 1e-3,
-    regularization: float = 3e-3,
+    weights: Weights = Weights(),  # noqa: B008 (frozen)
     iterations: int = 40,
     start: Tensor | None = None,
     periodic: bool = False,
 ) -> Tensor:
     """k-t sparse, TV in time and locally low rank at once, by their proximal average (Bauschke 2008; Yu, NIPS 2013).
 
-    The penalties are those of `kt_sparse` (`frequencies`), `temporal_tv` (`jumps`, `periodic`) and `locally_low_rank`
-    (`rank`), other arguments as there. Each step takes the mean of the three proximal maps, for the price of one
-    gradient. Returns the image series (B, 1, T, Y, X).
+    Each step takes the mean of the three proximal maps, for the price of one gradient. start: as for `kt_sparse`;
+    periodic: as for `temporal_tv`. Returns the image series (B, 1, T, Y, X).
     """
-    go_on = composite_descent(
-        y, A, frequencies=frequencies, jumps=jumps, rank=rank, regularization=regularization, periodic=periodic
-    )
-    return go_on(time_average(y, A, iterations=STILL) if start is None else start, iterations)
+    start = time_average(y, A, iterations=STILL) if start is None else start
+    return composite_descent(y, A, weights=weights, periodic=periodic)(start, iterations)
 
 
 def composite_descent(
     y: Tensor,
     A: LinearOp,
     *,
-    frequencies: float = 7e-4,
-    jumps: float = 3e-3,
-    rank: float = 1e-3,
-    regularization: float = 3e-3,
+    weights: Weights = Weights(),  # noqa: B008 (frozen)
     periodic: bool = False,
 ) -> Callable[[Tensor, int], Tensor]:
     """The iterations of `kt_composite`, to be taken from anywhere: a function (series, iterations) -> series."""
     b = A.adjoint(y)
-    step = 1 / (1 + regularization)
-    amount = step * frequencies * largest_frequency(b)
-    few_jumps = variation_step(b, step * jumps, (2,), periodic, inner=2)
-    few_courses = local_rank_step(b, step * rank)
-    gradient = least_squares(A, b, regularization)
+    step = 1 / (1 + weights.regularization)
+    amount = step * weights.frequencies * largest_frequency(b)
+    few_jumps = variation_step(b, step * weights.jumps, (2,), periodic, inner=2)
+    few_courses = local_rank_step(b, step * weights.rank)
+    gradient = least_squares(A, b, weights.regularization)
 
     def proximal(x: Tensor) -> Tensor:
         return soft_spectrum(x, amount).add_(few_jumps(x)).add_(few_courses(x)).div_(3)
