@@ -13,6 +13,8 @@ if TYPE_CHECKING:  # what type checkers and editors read; a test keeps it equal 
     from medseq.clip import Clip, KSpace
     from medseq.coils import estimate_maps
     from medseq.errors import InputError, MedseqError, MedseqWarning, ResourceError, UsageError
+    from medseq.filling import fill_missing
+    from medseq.gathering import Restored
     from medseq.generation import generate
     from medseq.io import load_clip, load_kspace, save_clip, save_kspace
     from medseq.io.weights import load_prior
@@ -23,7 +25,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; a test keeps it equal 
     from medseq.operators import Coils, Fourier, Identity, LinearOp, Mask
     from medseq.posterior import noise_levels, posterior_samples
     from medseq.prior import Prior, Windowed
-    from medseq.restore import Restored, denoise, interpolate, reconstruct
+    from medseq.restore import denoise, interpolate, reconstruct
     from medseq.solve import cg
     from medseq.temporal import temporal_statistics
 
@@ -33,6 +35,8 @@ _NAMES = {
     "medseq.clip": ("Clip", "KSpace"),
     "medseq.coils": ("estimate_maps",),
     "medseq.errors": ("InputError", "MedseqError", "MedseqWarning", "ResourceError", "UsageError"),
+    "medseq.filling": ("fill_missing",),
+    "medseq.gathering": ("Restored",),
     "medseq.generation": ("generate",),
     "medseq.io": ("load_clip", "load_kspace", "save_clip", "save_kspace"),
     "medseq.io.weights": ("load_prior",),
@@ -43,7 +47,7 @@ _NAMES = {
     "medseq.operators": ("Coils", "Fourier", "Identity", "LinearOp", "Mask"),
     "medseq.posterior": ("noise_levels", "posterior_samples"),
     "medseq.prior": ("Prior", "Windowed"),
-    "medseq.restore": ("Restored", "denoise", "interpolate", "reconstruct"),
+    "medseq.restore": ("denoise", "interpolate", "reconstruct"),
     "medseq.solve": ("cg",),
     "medseq.temporal": ("temporal_statistics",),
 }

@@ -33,6 +33,14 @@ def _checked_geometry(affine: np.ndarray, times: np.ndarray, period: float | Non
     return affine, times
 
 
+def _checked_slice_times(slice_times: np.ndarray, slices: int) -> np.ndarray:
+    slice_times = np.array(slice_times, dtype=np.float64)
+    if slice_times.shape != (slices,) or not np.isfinite(slice_times).all():
+        raise InputError(f"slice times must be {slices} finite seconds, one a slice, got shape {slice_times.shape}")
+    slice_times.setflags(write=False)
+    return slice_times
+
+
 @dataclass(frozen=True)
 class Clip:
     """An image series with exact geometry and timing.
@@ -41,6 +49,8 @@ class Clip:
     affine: 4x4 float64, voxel (x, y, z) -> RAS+ millimetres.
     times: (T,) float64, the time of each frame in seconds, strictly increasing; frame indices when not given.
     period: seconds of one gated cycle, or None when the series is not periodic.
+    slice_times: (B,) float64, seconds from the time of a frame to when each slice was acquired, or None (unknown).
+    present: (B, T) bool, False where a frame is missing and zeros stand for it, or None (all are there).
 
     Raises InputError on a wrong number of dimensions, a singular or non-finite affine, or impossible times.
     """
@@ -49,6 +59,8 @@ class Clip:
     affine: np.ndarray = field(default_factory=lambda: np.eye(4))
     times: np.ndarray = None  # type: ignore[assignment]  # None: frame indices
     period: float | None = None
+    slice_times: np.ndarray | None = None
+    present: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.data.ndim != 5 or self.data.shape[1] != 1:
@@ -57,6 +69,13 @@ class Clip:
         affine, times = _checked_geometry(self.affine, times, self.period, self.frames)
         object.__setattr__(self, "affine", affine)
         object.__setattr__(self, "times", times)
+        slices = self.data.shape[0]
+        if self.slice_times is not None:
+            object.__setattr__(self, "slice_times", _checked_slice_times(self.slice_times, slices))
+        if self.present is not None and (
+            self.present.dtype != torch.bool or tuple(self.present.shape) != (slices, self.frames)
+        ):
+            raise InputError(f"present must be bool of shape {(slices, self.frames)}, got {tuple(self.present.shape)}")
 
     @property
     def frames(self) -> int:

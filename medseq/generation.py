@@ -18,12 +18,12 @@ from torch import Tensor
 
 from medseq.clip import Clip
 from medseq.errors import InputError, UsageError
+from medseq.gathering import SMALLEST_SIGMA, Restored
 from medseq.measurement import Measurement
 from medseq.noise import unit_noise
 from medseq.operators import Mask
 from medseq.posterior import Denoiser, noise_levels, posterior_samples
 from medseq.prior import Prior
-from medseq.restore import SMALLEST_SIGMA, Restored
 from medseq.runtime import WINDOW, Engine, Progress
 from medseq.simulate import scanner_affine
 

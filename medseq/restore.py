@@ -6,10 +6,9 @@ one after the other, each with noise of its own seed, so neither memory nor resu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,19 +17,28 @@ from torch import Tensor
 from medseq.acquisition import average_image, slice_of, whitened
 from medseq.baselines import local_pca_wiener
 from medseq.between import between
-from medseq.clip import Clip, KSpace, series_scale
+from medseq.clip import Clip, KSpace
 from medseq.errors import InputError, UsageError
+from medseq.gathering import (
+    SMALLEST_SIGMA,
+    Restored,
+    checked_scale,
+    collect,
+    finished,
+    image_or_draws,
+    kind_of,
+    levels_between,
+)
 from medseq.measurement import Measurement
 from medseq.noise import estimate_noise_image, magnitude_unbias, unit_noise
 from medseq.operators import Identity, Mask, Resample
-from medseq.posterior import Level, ancestral, best_images, noise_levels, posterior_samples, turning
+from medseq.posterior import Level, ancestral, posterior_samples
 from medseq.prior import Prior, Windowed
 from medseq.runtime import OVERLAP, WINDOW, Engine, Progress
 from medseq.timegrid import TimeGrid, linear_weights
 from medseq.warmstart import sense_operator, warm_start
 
 # Chosen on simulated and animated cases (docs/measurements.md), then fixed.
-SPREAD_FACTOR = 1.5  # times the prior's measured RMSE
 BEST_FACTORS = (1.0, 0.5)  # first and last noise level of the best image, times the error of its start
 DRAW_FACTORS = (2.0, 0.25)  # likewise of draws, which start with noise added
 BEST_STEPS = 4  # of the best image of k-space: three do nearly as well, six hardly better
@@ -39,22 +47,6 @@ BETWEEN_LEVELS = 8  # iterations of the classical start, taken up again between 
 NOISE_LEFT = 0.3  # share of the noise that the classical filter leaves to the network
 SOLVE_ITERATIONS = 4  # of conjugate gradients for the best image, which needs no more
 DRAW_ITERATIONS = 12  # and for draws, whose perturbations start further away
-SMALLEST_SIGMA = 0.004  # of the scale: below it the prior was hardly trained
-
-
-@dataclass(frozen=True)
-class Restored:
-    """What a task gives back.
-
-    clip: the solved image for one sample, the mean of the draws for several. std: std of the magnitude over the
-    draws, in input units, or None for one sample. samples: (K, B, 1, T, Y, X) on the CPU, or None. info: scale, noise,
-    steps, device, error of the warm start: what `run.json` reports as `result`.
-    """
-
-    clip: Clip
-    std: Clip | None = None
-    samples: Tensor | None = None
-    info: dict[str, Any] = field(default_factory=dict)
 
 
 def reconstruct(
@@ -92,7 +84,7 @@ def reconstruct(
     )
     engine.expect(kspace.data.shape[0] * samples * steps)
     white, unit, gain = whitened(kspace)
-    scale = _checked_scale(average_image(white))
+    scale = checked_scale(average_image(white))
     errors: list[float] = []
 
     def slice_draws(b: int) -> Iterator[Tensor]:
@@ -105,12 +97,12 @@ def reconstruct(
         A = sense_operator(part.keep, part.maps)
         measurement = Measurement(y, A, sigma, iterations=SOLVE_ITERATIONS if engine.samples == 1 else DRAW_ITERATIONS)
         first, last = BEST_FACTORS if engine.samples == 1 else DRAW_FACTORS
-        levels = _levels(engine, first * begun.error, last * begun.error)
+        levels = levels_between(engine, first * begun.error, last * begun.error)
         go_on = begun.go_on
         refine = None if go_on is None else lambda image: go_on(image, BETWEEN_LEVELS)
-        yield from _draws(engine, measurement, levels, begun.image, levels[0], b, refine)
+        yield from image_or_draws(engine, measurement, levels, begun.image, levels[0], b, refine)
 
-    result = _collect(engine, slice_draws, kspace.data.shape[0], scale)
+    result = collect(engine, slice_draws, kspace.data.shape[0], scale)
     info = {
         "coils": white.coils,
         "noise_before_whitening": _described(kspace.noise),
@@ -120,7 +112,7 @@ def reconstruct(
     if bool((gain != 1).any()):
         result = result.divided(gain)
     clip = Clip(result.mean, kspace.affine, kspace.times, kspace.period)
-    return _restored(result, clip, engine, scale, info)
+    return finished(result, clip, engine, scale, info)
 
 
 def denoise(
@@ -151,6 +143,7 @@ def denoise(
         steps = 1 if samples == 1 and not isinstance(sigma, Tensor) else DRAW_STEPS
     if samples > 1 and steps == 1:
         raise UsageError("several samples need several steps: one step gives the same image every time")
+    _check_complete(clip)
     engine = Engine(
         prior,
         frames=clip.frames,
@@ -163,7 +156,7 @@ def denoise(
         progress=progress,
     )
     engine.expect(clip.data.shape[0] * samples * steps)
-    scale = _checked_scale(clip.data.mean(dim=2, keepdim=True))
+    scale = checked_scale(clip.data.mean(dim=2, keepdim=True))
     noise = _noise_of(clip, sigma)
     rician = not clip.is_complex and bool((clip.data >= 0).all())
 
@@ -179,14 +172,14 @@ def denoise(
             yield from _uniform_noise_draws(engine, y, float(level), b, real=not clip.is_complex)
             return
         top = float(level.max())
-        levels = _levels(engine, top, DRAW_FACTORS[1] * top)
+        levels = levels_between(engine, top, DRAW_FACTORS[1] * top)
         missing = (top**2 - level**2).sqrt()
         measurement = Measurement(y, Identity(), level)
-        yield from _draws(engine, measurement, levels, y, missing, b)
+        yield from image_or_draws(engine, measurement, levels, y, missing, b)
 
-    result = _collect(engine, slice_draws, clip.data.shape[0], scale, finish=_like(clip.data))
+    result = collect(engine, slice_draws, clip.data.shape[0], scale, finish=kind_of(clip.data))
     info = {"noise": noise.flatten(1).amax(1).tolist(), "rician_bias_removed": rician}
-    return _restored(result, clip.with_data(result.mean), engine, scale, info)
+    return finished(result, clip.with_data(result.mean), engine, scale, info)
 
 
 def interpolate(
@@ -209,6 +202,7 @@ def interpolate(
     own noise level; the missing ones start from the mixture of straight lines, splines and optical flow that predicts
     left-out known frames best, at its estimated error. Raises UsageError for impossible times or factors.
     """
+    _check_complete(clip)
     grid = TimeGrid.for_clip(clip, factor=factor, times=times)
     engine = Engine(
         prior,
@@ -222,7 +216,7 @@ def interpolate(
         progress=progress,
     )
     engine.expect(clip.data.shape[0] * samples * steps)
-    scale = _checked_scale(clip.data.mean(dim=2, keepdim=True))
+    scale = checked_scale(clip.data.mean(dim=2, keepdim=True))
     noise = _noise_of(clip, None)
 
     def slice_draws(b: int) -> Iterator[Tensor]:
@@ -235,58 +229,18 @@ def interpolate(
             weights = linear_weights(clip.times, grid.times, clip.period).to(engine.device)
             image, known = torch.complex(image, Resample(weights)(synthetic)), torch.complex(known, synthetic)
         first, last = BEST_FACTORS if samples == 1 else DRAW_FACTORS
-        levels = _levels(engine, first * error, last * error)
+        levels = levels_between(engine, first * error, last * error)
         keep = grid.known.to(engine.device)
         operator = grid.operator(engine.device)
         measurement = Measurement(grid.measured(known), operator, sigma)
         by_frame: list[Level] = [torch.where(keep, min(sigma, level), level) for level in levels[:-1]]
 
-        for draw in _draws(engine, measurement, [*by_frame, 0.0], image, torch.where(keep, 0.0, levels[0]), b):
+        for draw in image_or_draws(engine, measurement, [*by_frame, 0.0], image, torch.where(keep, 0.0, levels[0]), b):
             yield grid.wanted(draw)
 
-    result = _collect(engine, slice_draws, clip.data.shape[0], scale, finish=_like(clip.data))
-    restored = Clip(result.mean, clip.affine, grid.wanted_times, clip.period)
-    return _restored(result, restored, engine, scale, {"noise": noise.flatten().tolist(), "grid_frames": grid.frames})
-
-
-@dataclass(frozen=True)
-class _Result:
-    mean: Tensor
-    std: Tensor | None
-    samples: Tensor | None
-
-    def divided(self, gain: Tensor) -> _Result:
-        std, samples = self.std, self.samples
-        return _Result(
-            self.mean / gain, std if std is None else std / gain, samples if samples is None else samples / gain
-        )
-
-
-def _draws(
-    engine: Engine,
-    measurement: Measurement,
-    levels: list[Level],
-    image: Tensor,
-    noise: Level,
-    b: int,
-    refine: Callable[[Tensor], Tensor] | None = None,
-) -> Iterator[Tensor]:
-    """The samples of slice b, from a classical `image`: one best image, or several draws.
-
-    The best image starts without noise, its own error in the place of the first level, and none is put back: measured
-    on animated stills this is 0.1 to 0.7 dB better than starting from image + noise. `refine` takes it on between
-    levels. Draws start with `noise` added.
-    """
-    if engine.samples == 1:
-        denoiser = turning(engine.denoiser)
-        yield engine.last(best_images(denoiser, measurement, levels, image, spread=_spread(engine), refine=refine))
-        return
-    for k in range(engine.samples):
-        g = engine.generator(b, k)
-        start = image + noise * unit_noise(image, g)
-        yield engine.last(
-            posterior_samples(engine.denoiser, measurement, levels, start, spread=_spread(engine), generator=g)
-        )
+    result = collect(engine, slice_draws, clip.data.shape[0], scale, finish=kind_of(clip.data))
+    restored = replace(clip, data=result.mean, times=grid.wanted_times)
+    return finished(result, restored, engine, scale, {"noise": noise.flatten().tolist(), "grid_frames": grid.frames})
 
 
 def _uniform_noise_draws(engine: Engine, y: Tensor, sigma: float, b: int, *, real: bool) -> Iterator[Tensor]:
@@ -298,7 +252,7 @@ def _uniform_noise_draws(engine: Engine, y: Tensor, sigma: float, b: int, *, rea
         yield clean
         return
     nothing = Measurement(torch.zeros_like(y), Mask(False), 1.0)
-    levels = _levels(engine, sigma, min(sigma, SMALLEST_SIGMA))
+    levels = levels_between(engine, sigma, min(sigma, SMALLEST_SIGMA))
     for k in range(engine.samples):
         g = engine.generator(b, k)
         yield engine.last(
@@ -320,70 +274,6 @@ def _filtered(y: Tensor, sigma: float, real: bool) -> tuple[Tensor, float]:
     return guess + share * (y - guess), share * sigma
 
 
-def _levels(engine: Engine, high: float, low: float) -> list[Level]:
-    low = max(low, SMALLEST_SIGMA)
-    return [*noise_levels(engine.steps, max(high, low), low)]
-
-
-def _spread(engine: Engine) -> Callable[[Level], Level]:
-    """The measured RMSE of the prior times one fixed factor, also where the level differs between frames."""
-
-    def spread(sigma: Level) -> Level:
-        if not isinstance(sigma, Tensor):
-            return SPREAD_FACTOR * engine.spread(sigma)
-        values = [SPREAD_FACTOR * engine.spread(s) for s in sigma.flatten().tolist()]
-        return torch.tensor(values, device=sigma.device).reshape(sigma.shape)
-
-    return spread
-
-
-def _unchanged(draw: Tensor) -> Tensor:
-    return draw
-
-
-def _collect(
-    engine: Engine,
-    slice_draws: Callable[[int], Iterator[Tensor]],
-    slices: int,
-    scale: float,
-    finish: Callable[[Tensor], Tensor] = _unchanged,
-) -> _Result:
-    """Run all slices and gather mean, std of the magnitude and samples, in input units, on the CPU."""
-    means, stds, kept = [], [], []
-    for b in range(slices):
-        draws = torch.stack([finish(draw).cpu() * scale for draw in slice_draws(b)])
-        means.append(draws.mean(0))
-        if engine.samples > 1:
-            stds.append(draws.abs().std(0))
-            kept.append(draws)
-    if engine.samples == 1:
-        return _Result(torch.cat(means), None, None)
-    return _Result(torch.cat(means), torch.cat(stds), torch.cat(kept, dim=1))
-
-
-def _like(data: Tensor) -> Callable[[Tensor], Tensor]:
-    """What makes a complex result a series like `data`: real where that is real, and a magnitude where that is one."""
-    if data.is_complex():
-        return _unchanged
-    lowest = 0.0 if bool((data >= 0).all()) else -torch.inf
-    return lambda draw: draw.real.clamp(min=lowest)
-
-
-def _restored(result: _Result, clip: Clip, engine: Engine, scale: float, info: dict[str, Any]) -> Restored:
-    if not bool(torch.isfinite(torch.view_as_real(clip.data) if clip.is_complex else clip.data).all()):
-        raise InputError("the result is not finite: the input holds extreme values, or the prior does not fit it")
-    std = clip.with_data(result.std) if result.std is not None else None
-    about = {"scale": scale, "steps": engine.steps, "samples": engine.samples, "device": str(engine.device)}
-    return Restored(clip, std, result.samples, {**about, **info})
-
-
-def _checked_scale(average: Tensor) -> float:
-    scale = float(series_scale(average))
-    if not (np.isfinite(scale) and scale > 0):
-        raise InputError("the series has no scale: it is zero or not finite")
-    return scale
-
-
 def _noise_of(clip: Clip, sigma: float | Tensor | None) -> Tensor:
     """Noise as (B or 1, 1, T or 1, Y or 1, X or 1)."""
     if sigma is None:
@@ -397,3 +287,8 @@ def _noise_of(clip: Clip, sigma: float | Tensor | None) -> Tensor:
 
 def _described(noise: float | Tensor | None) -> str:
     return "estimated" if noise is None else "covariance" if isinstance(noise, Tensor) else f"{noise:g}"
+
+
+def _check_complete(clip: Clip) -> None:
+    if clip.present is not None and not bool(clip.present.all()):
+        raise InputError("frames of the series are missing; fill them in first (medseq.fill_missing)")

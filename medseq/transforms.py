@@ -24,8 +24,8 @@ from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys
 
 from medseq.clip import Clip
 from medseq.errors import InputError
+from medseq.gathering import Restored
 from medseq.io import load_clip, save_clip
-from medseq.restore import Restored
 
 _SOURCE = ImageMetaKey.FILENAME_OR_OBJ
 

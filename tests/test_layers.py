@@ -38,9 +38,22 @@ LEVELS = (
         "timegrid",
         "warmstart",
     },
-    {"config", "generation", "provenance", "restore", "runtime", "simulate", "stills", "survey", "train", "transforms"},
-    {"demo", "jobs", "report", "terminal"},
-    {"__main__", "cli"},
+    {
+        "config",
+        "filling",
+        "gathering",
+        "generation",
+        "provenance",
+        "restore",
+        "runtime",
+        "simulate",
+        "stills",
+        "survey",
+        "train",
+        "transforms",
+    },
+    {"bids_run", "convert", "demo", "jobs", "report", "series_jobs", "series_options", "terminal"},
+    {"__main__", "bids_app", "cli", "command_line", "commands"},
 )
 NUMERICS = (LEVELS[0] | LEVELS[1] | LEVELS[2]) - {"io"}
 BARE = {"torch", "numpy"} | set(sys.stdlib_module_names)
