@@ -1,7 +1,7 @@
 """Series and raw data in and out: one format a file, one load and one save each.
 
-    load_clip, save_clip        an image series; the ending of the path decides the format
-    load_kspace, save_kspace    raw data (ISMRMRD)
+    load_clip, save_clip        an image series; the path decides the format
+    load_kspace, save_kspace    raw data: ISMRMRD, BART, fastMRI, CMRxRecon, and Siemens twix to read
 
 The libraries behind a format are imported when it is first used.
 """
@@ -16,36 +16,45 @@ from medseq.clip import Clip
 from medseq.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from medseq.io.raw import load_kspace, save_kspace
+    from medseq.io.kspace import load_kspace, save_kspace
 
 __all__ = ["load_clip", "load_kspace", "save_clip", "save_kspace"]
 
 NIFTI_ENDINGS = (".nii", ".nii.gz")
-RAW_ENDINGS = (".h5", ".mrd")
+RAW_ENDINGS = (".h5", ".mrd", ".cfl", ".mat", ".dat")
+RAW_OUTPUT_ENDINGS = (".h5", ".mrd", ".cfl", ".mat")
 
 
-def load_clip(path: str | Path) -> Clip:
-    """Load an image series; NIfTI (.nii, .nii.gz): see `medseq.io.nifti.load_nifti`.
+def load_clip(path: str | Path, *, series: int | None = None, allow_missing: bool = False) -> Clip:
+    """Load an image series: a NIfTI file (`medseq.io.nifti.load_nifti`), or a folder or file of DICOM.
 
+    series: the number of one DICOM series of several. allow_missing: accept a DICOM series that lacks frames; zeros
+    stand for them and `Clip.present` is False there (see `medseq.io.dicom.load_dicom`). NIfTI knows neither.
     Raises InputError when the file is missing, of an unknown kind or broken; warns with MedseqWarning of every
     assumption.
     """
+    path = Path(path)
     if is_nifti(path):
         from medseq.io.nifti import load_nifti
 
         return load_nifti(path)
-    if Path(path).name.lower().endswith(RAW_ENDINGS):
+    if is_raw(path):
         raise InputError(f"{path}: this is raw data, not an image series; reconstruct it first")
-    if not Path(path).exists():
-        raise InputError(f"{path}: no such file; check the path")
-    raise InputError(f"{path}: not a kind of image series that medseq reads; give a .nii or .nii.gz file")
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder; check the path")
+    if is_bids(path):
+        raise InputError(f"{path}: this is a BIDS dataset, not one series; give one of its files, or use medseq-bids")
+    from medseq.io.dicom import load_dicom
+
+    return load_dicom(path, series=series, allow_missing=allow_missing)
 
 
 def save_clip(clip: Clip, path: str | Path, like: str | Path | None = None) -> None:
-    """Save an image series; NIfTI (.nii, .nii.gz): see `medseq.io.nifti.save_nifti`.
+    """Save an image series as a NIfTI file (`medseq.io.nifti.save_nifti`).
 
-    like: the file this series was derived from. Its header is inherited when it is of the same format as `path`;
-    from any other file nothing but the clip's own geometry and timing is written.
+    like: the file this series was derived from. Its header is inherited when it is NIfTI too; from any other nothing
+    but the clip's own geometry and timing is written. DICOM is written by `medseq.io.dicom.save_derived`, which needs
+    to know how the series was made.
     Raises UsageError when the ending of `path` names no format, ResourceError when it cannot be written.
     """
     if not is_nifti(path):
@@ -60,7 +69,17 @@ def is_nifti(path: str | Path) -> bool:
     return Path(path).name.lower().endswith(NIFTI_ENDINGS)
 
 
+def is_raw(path: str | Path) -> bool:
+    """Whether the ending of the path says raw data; the file need not exist."""
+    return Path(path).name.lower().endswith(RAW_ENDINGS)
+
+
+def is_bids(path: str | Path) -> bool:
+    """Whether the path is a BIDS dataset: a folder with a `dataset_description.json`."""
+    return (Path(path) / "dataset_description.json").is_file()
+
+
 def __getattr__(name: str) -> object:
     if name in ("load_kspace", "save_kspace"):
-        return getattr(import_module("medseq.io.raw"), name)
+        return getattr(import_module("medseq.io.kspace"), name)
     raise AttributeError(f"module 'medseq.io' has no attribute {name!r}")

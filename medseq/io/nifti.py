@@ -90,7 +90,8 @@ def save_nifti(clip: Clip, path: str | Path, like: str | Path | None = None) -> 
         for frame in np.moveaxis(stored, 3, 0):
             stream.write(frame.astype(header.get_data_dtype(), copy=False).tobytes(order="F"))
     for note in notes:
-        warnings.warn(f"{path}: {note}", MedseqWarning, stacklevel=2)
+        # By its name: the folder may be one that only stands for the place where the file will appear.
+        warnings.warn(f"{path.name}: {note}", MedseqWarning, stacklevel=2)
 
 
 @contextmanager

@@ -7,8 +7,6 @@ affine and the times, `raw_samples.py` moves the samples, `raw_header.py` descri
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +16,10 @@ import torch
 from torch import Tensor
 
 from medseq.clip import KSpace
-from medseq.errors import InputError, MedseqError, MedseqWarning
-from medseq.io.files import atomic_write
+from medseq.errors import InputError, MedseqWarning
+from medseq.io.hdf5 import check_stored_size, write_hdf5
 from medseq.io.ismrmrd_library import ismrmrd
+from medseq.io.raw_checks import check_values, faults_named, whole_lines
 from medseq.io.raw_header import acquisitions_of, header_of
 from medseq.io.raw_plan import make_plan
 from medseq.io.raw_samples import grid_samples, measured_noise
@@ -29,12 +28,9 @@ from medseq.io.raw_scan import PREFIX, Scan
 _GROUP = "dataset"
 # HDF5 arrays beside the readouts, for what the ISMRMRD header has no exact field for.
 _TIMES, _COVARIANCE = PREFIX + "frame_times", PREFIX + "noise_covariance"
-# No compression that HDF5 files use gets further (RFC 1951).
-_DEFLATE_LIMIT = 1032
-_BLOCK = 16 << 20  # bytes by which a file in memory grows
 
 
-def load_kspace(path: str | Path) -> KSpace:
+def load_ismrmrd(path: str | Path) -> KSpace:
     """Load multi-coil Cartesian 2-D + t k-space from an ISMRMRD file.
 
     data: (B, C, T, Y, X): slices (in order along their normal), coils, frames (cardiac phases or repetitions),
@@ -53,29 +49,38 @@ def load_kspace(path: str | Path) -> KSpace:
     contrasts or sets, phases in several repetitions, slices that are not parallel and evenly spaced.
     """
     path = Path(path)
-    with _faults_named(path), h5py.File(path, "r") as file:
+    with faults_named(path, "ISMRMRD"), h5py.File(path, "r") as file:
         group = _group(file, path)
         container = ismrmrd.file.Container(group)
         acquisitions = container.acquisitions
         scan = Scan(path, container.header, _heads(acquisitions.data, path))
-        plan = make_plan(scan, group[_TIMES][:] if _TIMES in group else None)
-        data, count = grid_samples(acquisitions, scan, plan)
+        times = group[_TIMES][:] if _TIMES in group else None
         covariance = group[_COVARIANCE][:] if _COVARIANCE in group else None
-        noise = _noise(scan, covariance, measured_noise(acquisitions, scan), count)
-    _check_values(data, path)
-    keep = count > 0
-    if bool((keep == keep[..., :1]).all()):
-        keep = keep[..., :1].clone()
+        return read_scan(acquisitions, scan, times, covariance)
+
+
+def read_scan(
+    acquisitions: Any, scan: Scan, times: np.ndarray | None = None, covariance: np.ndarray | None = None
+) -> KSpace:
+    """The k-space of a scan that is described in ISMRMRD's terms; see `load_ismrmrd` for what comes out.
+
+    acquisitions: its readouts in the order of `scan.heads`: indexing gives one, slicing several objects with `data`
+    (coils, samples). times, covariance: what medseq itself stored of them, if the file holds it.
+    """
+    plan = make_plan(scan, times)
+    data, count = grid_samples(acquisitions, scan, plan)
+    noise = _noise(scan, covariance, measured_noise(acquisitions, scan), count)
+    check_values(data, scan.path)
     try:
-        kspace = KSpace(data, keep, None, noise, plan.affine, plan.times, plan.period)
+        kspace = KSpace(data, whole_lines(count > 0), None, noise, plan.affine, plan.times, plan.period)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{scan.path}: {error}") from error
     for note in scan.notes:
-        warnings.warn(note, MedseqWarning, stacklevel=2)
+        warnings.warn(note, MedseqWarning, stacklevel=3)
     return kspace
 
 
-def save_kspace(kspace: KSpace, path: str | Path) -> None:
+def save_ismrmrd(kspace: KSpace, path: str | Path) -> None:
     """Save k-space as ISMRMRD, atomically: one readout for each measured line, in complex64, bit for bit.
 
     Encoded and reconstruction space are both the matrix of the data. TR is the (mean) frame interval; frames are
@@ -89,43 +94,21 @@ def save_kspace(kspace: KSpace, path: str | Path) -> None:
     """
     path = Path(path)
     measured = _measured_lines(kspace, path)
-    _check_values(kspace.data, path)
+    check_values(kspace.data, path)
     if max(kspace.data.shape) > np.iinfo(np.uint16).max:
         raise InputError(f"{path}: not written, as {tuple(kspace.data.shape)} exceeds the format's 16-bit counters")
-    image = _file_image(kspace, measured)
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(image)
+    write_hdf5(path, lambda file: _fill(file, kspace, measured))
 
 
-def _file_image(kspace: KSpace, measured: np.ndarray) -> bytes:
-    """The bytes of the file, made in memory: HDF5 crashes the process when the disk fills up under it."""
-    with h5py.File("image", "w", driver="core", backing_store=False, block_size=_BLOCK) as file:
-        group = file.create_group(_GROUP)
-        container = ismrmrd.file.Container(group)
-        container.header = header_of(kspace)
-        container.acquisitions = acquisitions_of(kspace, measured)
-        group[_TIMES] = kspace.times
-        if isinstance(kspace.noise, Tensor):
-            # Real and imaginary part apart: HDF5 has no complex numbers, and every library its own way about it.
-            group[_COVARIANCE] = torch.view_as_real(kspace.noise.cpu().to(torch.complex128)).numpy()
-        file.flush()
-        return bytes(file.id.get_file_image())
-
-
-@contextmanager
-def _faults_named(path: Path) -> Iterator[None]:
-    """Turn whatever h5py, ismrmrd or its XML parser raise on a broken file into one InputError that names it."""
-    try:
-        if not path.exists():
-            raise InputError(f"{path}: no such file; check the path")
-        yield
-    except (MedseqError, MemoryError):
-        raise
-    except PermissionError as error:
-        raise InputError(f"{path}: no right to read it; check its permissions") from error
-    except Exception as error:  # noqa: BLE001 - OSError, KeyError, ValueError, ParserError, ... by where it is broken
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{path}: broken or not ISMRMRD raw data ({reason}); get a fresh copy") from error
+def _fill(file: h5py.File, kspace: KSpace, measured: np.ndarray) -> None:
+    group = file.create_group(_GROUP)
+    container = ismrmrd.file.Container(group)
+    container.header = header_of(kspace)
+    container.acquisitions = acquisitions_of(kspace, measured)
+    group[_TIMES] = kspace.times
+    if isinstance(kspace.noise, Tensor):
+        # Real and imaginary part apart: HDF5 has no complex numbers, and every library its own way about it.
+        group[_COVARIANCE] = torch.view_as_real(kspace.noise.cpu().to(torch.complex128)).numpy()
 
 
 def _group(file: h5py.File, path: Path) -> h5py.Group:
@@ -141,8 +124,7 @@ def _group(file: h5py.File, path: Path) -> h5py.Group:
 
 def _heads(readouts: h5py.Dataset, path: Path) -> np.ndarray:
     """The headers of all readouts: they are small, and say where everything goes."""
-    if readouts.nbytes > _DEFLATE_LIMIT * path.stat().st_size:
-        raise InputError(f"{path}: damaged, as {readouts.size} readouts cannot be in so small a file; get a fresh copy")
+    check_stored_size(readouts, path)
     return readouts.fields("head")[:]
 
 
@@ -159,13 +141,6 @@ def _noise(scan: Scan, covariance: np.ndarray | None, measured: Tensor | None, c
     if fewest != most:
         scan.assume(f"lines were measured {fewest} to {most} times; the noise is taken as that of {fewest}")
     return measured / fewest
-
-
-def _check_values(data: Tensor, path: Path) -> None:
-    if not bool(torch.isfinite(torch.view_as_real(data)).all()):
-        raise InputError(f"{path}: some samples are not finite; measure or convert the raw data again")
-    if not bool(data.any()):
-        raise InputError(f"{path}: every sample is zero; there is nothing to reconstruct")
 
 
 def _measured_lines(kspace: KSpace, path: Path) -> Any:

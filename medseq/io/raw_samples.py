@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medseq.errors import ResourceError
+from medseq.io.raw_checks import check_memory
 from medseq.io.raw_plan import Plan, ReadoutAxis
 from medseq.io.raw_scan import Scan
 from medseq.noise import noise_covariance
@@ -29,7 +27,7 @@ def grid_samples(acquisitions: Any, scan: Scan, plan: Plan) -> tuple[Tensor, Ten
     acquisitions: the file's readouts as the ismrmrd library gives them; slicing it reads them from the disk.
     """
     slices, coils, frames, height, width = plan.shape
-    _check_memory(plan)
+    check_memory(plan.shape)
     data = np.zeros(plan.shape, np.complex64)
     count = np.zeros((slices, 1, frames, height, width), np.int32)
     for chosen, samples in _batches(acquisitions, scan, plan):
@@ -41,17 +39,6 @@ def grid_samples(acquisitions: Any, scan: Scan, plan: Plan) -> tuple[Tensor, Ten
                 count[place] += known
     np.divide(data, np.maximum(count, 1, dtype=np.float32), out=data)
     return torch.from_numpy(data), torch.from_numpy(count)
-
-
-def _check_memory(plan: Plan) -> None:
-    """Say it before the system kills the process: damaged counters, too, ask for absurd amounts."""
-    needed = math.prod(plan.shape) * 12  # the samples and some masks
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > there:
-        raise ResourceError(
-            f"k-space of {plan.shape} needs {needed / 2**30:.0f} GiB of memory, this machine has "
-            f"{there / 2**30:.0f} GiB; split the file, or correct its counters and matrix"
-        )
 
 
 def _batches(acquisitions: Any, scan: Scan, plan: Plan) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
@@ -78,8 +65,8 @@ def _onto_axis(samples: list[np.ndarray], plan: Plan, chosen: np.ndarray) -> tup
         rows[index, :, start : start + line.shape[1]] = line
         measured[index] = _measured(axis, int(start), int(start) + line.shape[1])
     if axis.cropped != axis.encoded:
-        rows = _cut_field_of_view(rows, axis.cropped)
-    return _centred(rows, axis.final), measured
+        rows = cut_field_of_view(rows, axis.cropped)
+    return centred(rows, axis.final), measured
 
 
 def _measured(axis: ReadoutAxis, start: int, stop: int) -> np.ndarray:
@@ -92,17 +79,17 @@ def _measured(axis: ReadoutAxis, start: int, stop: int) -> np.ndarray:
     return cropped & (frequency >= low) & (frequency <= high)
 
 
-def _cut_field_of_view(rows: np.ndarray, size: int) -> np.ndarray:
+def cut_field_of_view(rows: np.ndarray, size: int) -> np.ndarray:
     """The k-space (..., size) of the central part of the image of k-space rows (..., n).
 
     Orthonormal both ways, so that white noise keeps its std.
     """
     image = np.fft.fftshift(np.fft.ifft(np.fft.ifftshift(rows, axes=-1), norm="ortho"), axes=-1)
-    part = np.fft.fft(np.fft.ifftshift(_centred(image, size), axes=-1), norm="ortho")
+    part = np.fft.fft(np.fft.ifftshift(centred(image, size), axes=-1), norm="ortho")
     return np.fft.fftshift(part, axes=-1).astype(np.complex64, copy=False)
 
 
-def _centred(rows: np.ndarray, size: int) -> np.ndarray:
+def centred(rows: np.ndarray, size: int) -> np.ndarray:
     """Rows (..., n) cut or zero-filled to (..., size), index n // 2 becoming size // 2."""
     have = rows.shape[-1]
     shift = size // 2 - have // 2

@@ -1,0 +1,67 @@
+"""Conversion: raw data to another raw format, an image series to NIfTI; nothing is computed, only stored elsewhere."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from medseq import terminal
+from medseq.clip import Clip, KSpace
+from medseq.errors import MedseqWarning, UsageError
+from medseq.io import NIFTI_ENDINGS, RAW_OUTPUT_ENDINGS, is_raw, load_clip, load_kspace, save_clip, save_kspace
+from medseq.io.kspace import files_of
+from medseq.jobs import check_output
+from medseq.provenance import RunRecord, collected_warnings, staged, stem
+
+
+def convert_file(
+    source: Path, output: Path, settings: Mapping[str, Any] | None = None, load: Callable[[Path], Clip] = load_clip
+) -> str:
+    """Read raw data or an image series, write it as `output` says, and a `.run.json` of what was assumed or lost.
+
+    settings: options that shaped `load`, by name, for `run.json`. load: reads an image series (a DICOM folder may need
+    to be told which). Returns what to tell the user.
+    Warns with MedseqWarning of everything that the format of `output` has no place for. Raises MedseqError like the
+    functions that load and save, and UsageError for an impossible output.
+    """
+    raw = is_raw(source)
+    _check_kinds(raw, source, output)
+    record = RunRecord("convert", settings or {})
+    with staged(output.parent) as folder, collected_warnings(terminal.warn) as record.warnings:
+        with record.timed("read"):
+            for file in files_of(source):
+                record.add_input(file)
+            series: Clip | KSpace = load_kspace(source) if raw else load(source)
+        with record.timed("write"):
+            if isinstance(series, KSpace):
+                save_kspace(series, folder / output.name)
+            else:
+                _warn_of_loss(series, output)
+                save_clip(series, folder / output.name, like=source)
+        record.save(folder / f"{stem(output)}.run.json")
+    slices, coils, frames, height, width = series.data.shape
+    received = f", {coils} coils" if raw else ""
+    return f"{output}: {frames} frames of {width} x {height}, {slices} slices{received}; {record.elapsed:.1f} s"
+
+
+def _check_kinds(raw: bool, source: Path, output: Path) -> None:
+    """Raise UsageError where a conversion would have to compute something, or would write over its source."""
+    name = output.name.lower()
+    if raw and name.endswith(NIFTI_ENDINGS):
+        raise UsageError(f"{source}: is raw data; `medseq reconstruct` makes images of it")
+    if not raw and name.endswith(RAW_OUTPUT_ENDINGS):
+        raise UsageError(f"{source}: is an image series; `medseq simulate --from` makes raw data of it")
+    check_output(output, RAW_OUTPUT_ENDINGS if raw else NIFTI_ENDINGS, source)
+
+
+def _warn_of_loss(clip: Clip, output: Path) -> None:
+    """Name what a clip knows and NIfTI has no field for."""
+    if clip.slice_times is not None:
+        warnings.warn(f"{output.name}: the slice times are not stored in it", MedseqWarning, stacklevel=3)
+    if clip.present is not None and not bool(clip.present.all()):
+        missing = int((~clip.present).sum())
+        warnings.warn(
+            f"{output.name}: {missing} missing frames are zeros in it, and not marked", MedseqWarning, stacklevel=3
+        )
