@@ -6,53 +6,46 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from medseq import terminal
 from medseq.clip import Clip, KSpace
 from medseq.errors import InputError, UsageError
-from medseq.io import NIFTI_ENDINGS, RAW_ENDINGS, load_clip, save_clip, save_kspace
+from medseq.gathering import Restored
+from medseq.io import NIFTI_ENDINGS, RAW_OUTPUT_ENDINGS, load_clip, load_kspace, save_clip, save_kspace
+from medseq.io.kspace import files_of
 from medseq.io.weights import weights_path
 from medseq.provenance import RunRecord, collected_warnings, staged, stem
-from medseq.restore import Restored
 from medseq.simulate import acquire, simulate_bold, simulate_cine
 from medseq.terminal import Progress
 
-Series = TypeVar("Series", Clip, KSpace)
 
-
-def restore_file(
-    command: str,
-    source: Path,
-    output: Path,
-    settings: Mapping[str, Any],
-    load: Callable[[Path], Series],
-    work: Callable[[Series, Progress], Restored],
+def reconstruct_file(
+    source: Path, output: Path, settings: Mapping[str, Any], work: Callable[[KSpace, Progress], Restored]
 ) -> str:
-    """Read `source`, restore it and write NIfTI `output`, its `_std` for several samples, and its `.run.json`.
+    """Read raw data, reconstruct them and write NIfTI `output`, its `_std` for several samples, and its `.run.json`.
 
-    command: what `run.json` calls it. settings: every option, by name; `prior` among them. load: reads the source.
-    work: restores what was read. Returns what to tell the user. Raises MedseqError like `load` and `work`, and
-    UsageError for an impossible output.
+    settings: every option, by name; `prior` among them. work: reconstructs what was read. Returns what to tell the
+    user. Raises MedseqError like `load_kspace` and `work`, and UsageError for an impossible output.
     """
     check_output(output, NIFTI_ENDINGS, source)
     prior = settings["prior"]
-    record = RunRecord(command, {**settings, "prior": prior and Path(prior).name})
+    record = RunRecord("reconstruct", {**settings, "prior": prior and Path(prior).name})
     with staged(output.parent) as folder, collected_warnings(terminal.warn) as record.warnings:
         with record.timed("read"):
-            record.add_input(source)
-            series = load(source)
+            for file in files_of(source):
+                record.add_input(file)
+            kspace = load_kspace(source)
             record.add_model(weights_path(prior))
-        with record.timed("restore"), terminal.progress(command) as progress:
-            restored = work(series, progress)
+        with record.timed("restore"), terminal.progress("reconstruct") as progress:
+            restored = work(kspace, progress)
         record.result = restored.info
         with record.timed("write"):
-            like = None if command == "reconstruct" else source
-            save_clip(restored.clip, folder / output.name, like=like)
+            save_clip(restored.clip, folder / output.name)
             if restored.std is not None:
-                save_clip(restored.std, folder / _beside(output, "std"), like=like)
+                save_clip(restored.std, folder / beside(output, "std"))
         record.save(folder / f"{stem(output)}.run.json")
     slices, _, frames, height, width = restored.clip.data.shape
     return f"{output}: {frames} frames of {width} x {height}, {slices} slices; {record.elapsed:.1f} s"
@@ -75,10 +68,10 @@ def generate_file(output: Path, settings: Mapping[str, Any], work: Callable[[Pro
         count, _, frames, height, width = made.clip.data.shape
         with record.timed("write"):
             for number, data in enumerate(made.clip.data.split(1), start=1):
-                name = output.name if count == 1 else _beside(output, str(number))
+                name = output.name if count == 1 else beside(output, str(number))
                 save_clip(made.clip.with_data(data), folder / name)
         record.save(folder / f"{stem(output)}.run.json")
-    clips = f"{output}:" if count == 1 else f"{output.parent / _beside(output, f'1 to {count}')}: {count} clips of"
+    clips = f"{output}:" if count == 1 else f"{output.parent / beside(output, f'1 to {count}')}: {count} clips of"
     return f"{clips} {frames} frames of {width} x {height}; {record.elapsed:.1f} s"
 
 
@@ -98,12 +91,12 @@ def simulate_file(
     `simulate_cine` or `simulate_bold`; scan: coils, acceleration, noise for `acquire`; None stands for their defaults.
     Returns what to tell the user. Raises UsageError for options that do not go together.
     """
-    check_output(output, (*NIFTI_ENDINGS, *RAW_ENDINGS), source)
+    check_output(output, (*NIFTI_ENDINGS, *RAW_OUTPUT_ENDINGS), source)
     if truth is not None:
         check_output(truth, NIFTI_ENDINGS, source)
         if truth.absolute() == output.absolute():
             raise UsageError(f"{truth}: is the output too; choose another name for the truth")
-    raw = output.name.lower().endswith(RAW_ENDINGS)
+    raw = output.name.lower().endswith(RAW_OUTPUT_ENDINGS)
     if not raw and (source or _given(scan)):
         raise UsageError(f"{output}: --from, --coils, --acceleration and --noise make k-space; end the output in .h5")
     if source and _given(phantom):
@@ -126,7 +119,7 @@ def simulate_file(
     return f"{output}: {clip.frames} frames of {clip.data.shape[-1]} x {clip.data.shape[-2]}"
 
 
-def _beside(output: Path, word: str) -> str:
+def beside(output: Path, word: str) -> str:
     """`x.nii.gz` and `std` -> `x_std.nii.gz`."""
     return f"{stem(output)}_{word}{output.name.removeprefix(stem(output))}"
 

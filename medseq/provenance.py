@@ -87,7 +87,7 @@ def staged(folder: Path) -> Iterator[Path]:
         yield scratch
         outputs = sorted(scratch.iterdir())
         for path in outputs:
-            if (folder / path.name).is_dir():
+            if (folder / path.name).is_dir() and not path.is_dir():
                 raise UsageError(f"{folder / path.name}: is a folder; choose another name for the output")
         for path in outputs:
             os.replace(path, folder / path.name)
@@ -119,15 +119,17 @@ def _scratch(folder: Path) -> Path:
 class RunRecord:
     """Everything `run.json` says about one command: enough to repeat it, nothing about who ran it or where.
 
-    Files are named without their folders, which often hold a user's name, and hashed instead.
+    Files are named without their folders, which often hold a user's name, and hashed instead. anonymous: not even by
+    their names, which often are a patient's.
     """
 
     command: str
     options: Mapping[str, Any]
+    anonymous: bool = False
     warnings: list[str] = field(default_factory=list)
     result: Mapping[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    _model: dict[str, str] | None = None
+    model: dict[str, str] | None = None
     _inputs: list[Path] = field(default_factory=list)
     _hashes: list[str] = field(default_factory=list)
     _started: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -140,7 +142,7 @@ class RunRecord:
 
     def add_model(self, path: Path) -> None:
         """Hash the weights in use. Raises InputError when they are missing or unreadable."""
-        self._model = {"name": stem(path), "sha256": sha256(path)}
+        self.model = {"name": stem(path), "sha256": sha256(path)}
 
     @property
     def elapsed(self) -> float:
@@ -164,9 +166,10 @@ class RunRecord:
             "command": self.command,
             "options": _plain(self.options),
             "inputs": [
-                {"name": path.name, "sha256": digest} for path, digest in zip(self._inputs, self._hashes, strict=True)
+                {"name": self._name(path), "sha256": digest}
+                for path, digest in zip(self._inputs, self._hashes, strict=True)
             ],
-            "model": self._model,
+            "model": self.model,
             "result": _plain(self.result),
             "warnings": [self._without_folders(text) for text in self.warnings],
             "started": self._started.isoformat(timespec="seconds"),
@@ -174,9 +177,13 @@ class RunRecord:
             "software": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
         }
 
+    def _name(self, path: Path) -> str:
+        return f"input {self._inputs.index(path) + 1}" if self.anonymous else path.name
+
     def _without_folders(self, text: str) -> str:
         for path in self._inputs:
-            text = text.replace(str(path.resolve()), path.name).replace(str(path), path.name)
+            name = self._name(path)
+            text = text.replace(str(path.resolve()), name).replace(str(path), name)
         return text
 
 

@@ -109,17 +109,55 @@ def progress(title: str) -> Iterator[Progress]:
         yield advance
 
 
+_COLUMNS = (
+    "number",
+    "kind",
+    "vendor",
+    "matrix",
+    "frames",
+    "data",
+    "voxel",
+    "interval",
+    "period",
+    "description",
+    "path",
+)
 _UNITS = {"voxel": "mm", "interval": "s", "duration": "s", "period": "s"}
 
 
 def print_series(found: Sequence[Series]) -> None:
-    """Print what `survey` found: a block of lines for each series, problems and errors last."""
-    for number, series in enumerate(found):
-        print(("\n" if number else "") + f"{series.path}: {series.kind}")
-        for name, value in asdict(series).items():
-            if name in ("path", "kind", "problems") or value is None:
-                continue
-            shown = " x ".join(map(str, value)) if isinstance(value, tuple) else value
-            print(f"  {name:<13}{shown} {_UNITS.get(name, '')}".rstrip())
-        for problem in series.problems:
-            print(f"  problem      {problem}")
+    """Print what `survey` found: one series as a block of lines, several as a table with their problems below."""
+    if len(found) == 1:
+        _print_block(found[0])
+        return
+    _print_table(found)
+    for row, series in enumerate(found, start=1):
+        for problem in [*series.problems, *([f"cannot be used: {series.error}"] if series.error else [])]:
+            print(f"{row}: {problem}")
+
+
+def _print_block(series: Series) -> None:
+    print(f"{series.path}: {series.kind}")
+    for name, value in asdict(series).items():
+        if name in ("path", "kind", "problems") or value is None:
+            continue
+        print(f"  {name:<13}{_shown(value)} {_UNITS.get(name, '')}".rstrip())
+    for problem in series.problems:
+        print(f"  problem      {problem}")
+
+
+def _print_table(found: Sequence[Series]) -> None:
+    columns = [name for name in _COLUMNS if any(getattr(series, name) is not None for series in found)]
+    titles = ["", *(f"{name} ({_UNITS[name]})" if name in _UNITS else name for name in columns)]
+    rows = [[str(row), *(_shown(getattr(each, name)) for name in columns)] for row, each in enumerate(found, start=1)]
+    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+    for cells in (titles, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return " x ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -18,8 +18,10 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 import torch
+from dicom_scanner import Truth, scan
 
 from medseq import restore
 from medseq.cli import app, main
@@ -33,7 +35,7 @@ from medseq.prior import Prior, SpreadTable
 
 FRAMES, SIZE = 6, 32
 RECIPE = "recipe: {width: [8], blocks: 1, steps: 3, window: 16, frames: [1, 2], frames_per_batch: 4}"
-COMMANDS = ("demo", "info", "reconstruct", "denoise", "interpolate", "generate", "simulate", "train")
+COMMANDS = ("convert", "demo", "info", "reconstruct", "denoise", "interpolate", "generate", "simulate", "train")
 
 
 def beating_disc() -> Clip:
@@ -48,10 +50,22 @@ def undersampled(clip: Clip) -> KSpace:
     """Two coils that split the image between them, every frame its own lines."""
     half = torch.linspace(0, np.pi / 2, SIZE)
     maps = torch.stack([half.cos(), half.sin()])[None, :, None, None].expand(1, 2, 1, SIZE, SIZE).to(torch.complex64)
-    keep = variable_density(FRAMES, SIZE, 2.0)
+    keep = variable_density(clip.frames, SIZE, 2.0)
     images = torch.fft.ifftshift(maps * clip.data, dim=(-2, -1))
     data = torch.fft.fftshift(torch.fft.fft2(images, norm="ortho"), dim=(-2, -1)) * keep
     return KSpace(data, keep, noise=0.1, affine=clip.affine, times=clip.times, period=clip.period)
+
+
+def noisy_scan(folder: Path, *args, **options) -> Truth:
+    """As `scan`, with noise that can be estimated on top; the truth is without."""
+    truth = scan(folder, *args, **options)
+    rng = np.random.default_rng(1)
+    for file in sorted(folder.iterdir()):
+        dataset = pydicom.dcmread(file)
+        pixels = np.frombuffer(dataset.PixelData, "<u2")
+        dataset.PixelData = (pixels + rng.integers(0, 40, pixels.shape)).astype("<u2").tobytes()
+        dataset.save_as(file)
+    return truth
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +75,9 @@ def shelf(tmp_path_factory) -> Path:
     clip = beating_disc()
     save_clip(clip, folder / "cine.nii.gz")
     save_kspace(undersampled(clip), folder / "raw.h5")
+    still = Clip(clip.data[:, :, :1], clip.affine)
+    save_kspace(undersampled(still), folder / "multicoil.fastmri.h5")
+    noisy_scan(folder / "study", "ge", slices=1, frames=FRAMES, number=5)
     (folder / "times.txt").write_text("0.0, 0.02\n0.04 0.06\n")
     torch.manual_seed(0)
     tiny = Prior(VideoUNet((8, 16), 1), 0.3, SpreadTable([0.01, 1.0], [0.005, 0.1]))
@@ -286,7 +303,7 @@ def test_info_of_a_file(here, capsys):
 
 def test_info_of_a_folder_names_what_is_broken(here, capsys):
     assert main(["info", "."]) == 0
-    assert capsys.readouterr().out.count("k-space") == 1
+    assert capsys.readouterr().out.count("k-space") == 2
     (here / "text.nii.gz").write_text("not a series")
     assert main(["info", ".", "--json"]) == 3
     found = {series["path"]: series["error"] for series in json.loads(capsys.readouterr().out)}

@@ -23,18 +23,24 @@ ROOT = Path(medseq.__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "sample_data" / "README.md"]
 # Tests may ask them for a second opinion; the package may not lean on them.
-ORACLES = {"sigpy", "numba", "hypothesis", "pytest"}
+ORACLES = {"SimpleITK", "bids_validator_deno", "hypothesis", "numba", "pytest", "sigpy"}
+# What users may leave out: imported inside functions only.
+EXTRAS = ("archive", "twix")
 
 
-def imported_packages() -> set[str]:
-    packages = set()
+def imported_packages(*, inside_functions: bool) -> set[str]:
+    """Every package that medseq imports: at the top of its modules, or inside functions and for type checkers."""
+    top, inside = set(), set()
     for path in (ROOT / "medseq").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        at_once = {id(node) for node in tree.body}
+        for node in ast.walk(tree):
+            found = inside if id(node) not in at_once else top
             if isinstance(node, ast.Import):
-                packages |= {alias.name.split(".")[0] for alias in node.names}
+                found |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
-                packages.add(node.module.split(".")[0])
-    return packages - set(sys.stdlib_module_names) - {"medseq"}
+                found.add(node.module.split(".")[0])
+    return (inside if inside_functions else top) - set(sys.stdlib_module_names) - {"medseq"}
 
 
 def locked(file: str) -> dict[str, str]:
@@ -70,12 +76,23 @@ def test_importing_medseq_loads_nothing_heavy():
     assert run.stdout.strip() == "[]"
 
 
-def test_what_is_imported_is_declared():
-    declared = {canonicalize_name(Requirement(line).name) for line in PROJECT["project"]["dependencies"]}
+@pytest.mark.parametrize("inside_functions", [False, True])
+def test_what_is_imported_is_declared(inside_functions):
+    lines = list(PROJECT["project"]["dependencies"])
+    if inside_functions:
+        lines += [line for extra in EXTRAS for line in PROJECT["project"]["optional-dependencies"][extra]]
+    declared = {canonicalize_name(Requirement(line).name) for line in lines}
     homes = packages_distributions()
-    for package in imported_packages():
+    for package in imported_packages(inside_functions=inside_functions):
         assert package not in ORACLES
         assert declared & {canonicalize_name(home) for home in homes[package]}, f"{package} is not in pyproject.toml"
+
+
+def test_extras_are_locked_for_tests():
+    pins = locked("requirements-dev.lock")
+    for extra in EXTRAS:
+        for requirement in map(Requirement, PROJECT["project"]["optional-dependencies"][extra]):
+            assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)])
 
 
 @pytest.mark.parametrize("file", ["requirements.lock", "requirements-dev.lock"])

@@ -1,0 +1,74 @@
+"""What the options of several commands have in common."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+from cyclopts.validators import Number
+
+from medseq import __version__
+
+
+def _check_device(_: type, device: str) -> None:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise ValueError("Choose auto, cpu, cuda or cuda:N.")
+
+
+def _check_finite_positive(_: type, value: float | None) -> None:
+    if value is not None and not 0 < value < float("inf"):
+        raise ValueError("Must be a finite number > 0.")
+
+
+Output = Annotated[Path, Parameter(name=("--output", "-o"), help="File to write; missing folders are made.")]
+SeriesOutput = Annotated[
+    Path, Parameter(name=("--output", "-o"), help="NIfTI file, or for DICOM and BIDS a folder; missing ones are made.")
+]
+Count = Annotated[int, Parameter(validator=Number(gte=1))]
+Steps = Annotated[int, Parameter(validator=Number(gte=1), help="Noise levels: more is slower and sharper.")]
+Device = Annotated[str, Parameter(validator=_check_device, help="auto, cpu, cuda or cuda:N.")]
+Positive = Annotated[float, Parameter(validator=_check_finite_positive)]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class PriorOptions:
+    """What every command that runs the prior takes."""
+
+    seed: Annotated[int, Parameter(validator=Number(gte=0), help="The same seed gives the same result.")] = 0
+    device: Device = "auto"
+    precision: Annotated[Literal["auto", "float32", "bfloat16"], Parameter(help="What the network computes in.")] = (
+        "auto"
+    )
+    prior: Annotated[str | None, Parameter(help="Name or file of another prior than the one that medseq ships.")] = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Options(PriorOptions):
+    """What every restoring command takes."""
+
+    samples: Annotated[Count, Parameter(help="Draws; with more than one, their mean, and their std in OUT_std.")] = 1
+
+
+app = App(
+    name="medseq",
+    help="Restores dynamic medical image series with one video diffusion prior.",
+    version=__version__,
+    help_format="plaintext",
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
+    default_parameter=Parameter(negative=""),
+    help_epilogue="""\
+--debug, anywhere, shows the traceback of an error.
+
+Exit codes: 0 done, 1 internal error, 2 usage, 3 some files of several failed, 4 bad input or model,
+5 device, memory or disk, 130/143 interrupted.""",
+)
+
+
+def examples(*lines: str) -> str:
+    return "Examples:\n\n" + "\n".join(f"    medseq {line}" for line in lines)

@@ -1,0 +1,134 @@
+"""Commands that restore what was measured: reconstruct, denoise, interpolate."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from medseq.commands.options import Count, Options, Output, Positive, SeriesOutput, Steps, app, examples
+from medseq.errors import UsageError
+from medseq.series_options import SeriesOptions
+
+if TYPE_CHECKING:
+    from medseq.bids_run import Method
+    from medseq.clip import Clip, KSpace
+    from medseq.gathering import Restored
+    from medseq.terminal import Progress
+
+
+@app.command(
+    help_epilogue=examples("reconstruct raw.h5 -o image.nii.gz", "reconstruct raw.h5 -o image.nii.gz --samples 8")
+)
+def reconstruct(
+    raw: Annotated[Path, Parameter(help="File of multi-coil Cartesian k-space.")],
+    /,
+    *,
+    output: Output,
+    keep_phase: Annotated[
+        bool, Parameter(name="--complex", help="Write complex values, which few viewers open.")
+    ] = False,
+    steps: Annotated[Count | None, Parameter(help="Noise levels [default: 4, or 12 with several samples].")] = None,
+    options: Options = Options(),  # noqa: B008 (frozen)
+) -> None:
+    """Reconstruct an image series from undersampled k-space."""
+    from medseq import restore
+    from medseq.jobs import reconstruct_file
+
+    def work(kspace: KSpace, progress: Progress) -> Restored:
+        restored = restore.reconstruct(kspace, steps=steps, progress=progress, **asdict(options))
+        clip = restored.clip
+        return restored if keep_phase else replace(restored, clip=clip.with_data(clip.data.abs()))
+
+    settings = {"complex": keep_phase, "steps": steps, **asdict(options)}
+    print(reconstruct_file(raw, output, settings, work))
+
+
+@app.command(
+    help_epilogue=examples(
+        "denoise cine.nii.gz -o clean.nii.gz",
+        "denoise cine.nii.gz -o clean.nii.gz --sigma 12",
+        "denoise study --series 5 -o clean",
+    )
+)
+def denoise(
+    series: Annotated[Path, Parameter(help="NIfTI file, folder or file of DICOM, or BIDS dataset.")],
+    /,
+    *,
+    output: SeriesOutput,
+    sigma: Annotated[Positive | None, Parameter(help="Noise std in input units; estimated when not given.")] = None,
+    steps: Annotated[Count | None, Parameter(help="Noise levels [default: 1, or 12 with several samples].")] = None,
+    options: Options = Options(),  # noqa: B008 (frozen)
+    reading: SeriesOptions = SeriesOptions(),  # noqa: B008 (frozen)
+) -> int:
+    """Remove noise from an image series, or from every one of a BIDS dataset."""
+    from medseq import restore
+    from medseq.bids_run import Method
+    from medseq.io import is_bids
+    from medseq.series_jobs import restore_series
+
+    if is_bids(series):
+        return _restore_dataset(series, output, reading, Method(sigma=sigma, steps=steps, **asdict(options)))
+
+    def work(clip: Clip, progress: Progress) -> Restored:
+        return restore.denoise(clip, sigma=sigma, steps=steps, progress=progress, **asdict(options))
+
+    settings = {"sigma": sigma, "steps": steps, **asdict(options)}
+    print(restore_series("denoise", series, output, settings, work, reading))
+    return 0
+
+
+@app.command(
+    help_epilogue=examples(
+        "interpolate cine.nii.gz -o smooth.nii.gz", "interpolate cine.nii.gz -o at.nii.gz --times times.txt"
+    )
+)
+def interpolate(
+    series: Annotated[Path, Parameter(help="NIfTI file, folder or file of DICOM, or BIDS dataset.")],
+    /,
+    *,
+    output: SeriesOutput,
+    factor: Annotated[
+        int | None, Parameter(validator=Number(gte=2), help="Frames for every frame [default: 2].")
+    ] = None,
+    times: Annotated[Path | None, Parameter(help="Text file of the wanted times in seconds.")] = None,
+    steps: Steps = 2,
+    options: Options = Options(),  # noqa: B008 (frozen)
+    reading: SeriesOptions = SeriesOptions(),  # noqa: B008 (frozen)
+) -> int:
+    """Fill in frames between those of an image series, or of every one of a BIDS dataset."""
+    if factor is not None and times is not None:
+        raise UsageError("--factor and --times exclude each other; give one")
+    from medseq import restore
+    from medseq.bids_run import Method
+    from medseq.io import is_bids
+    from medseq.jobs import read_times
+    from medseq.series_jobs import restore_series
+
+    if is_bids(series):
+        if times is not None:
+            raise UsageError("--times is about one series; a BIDS dataset takes --factor")
+        method = Method("interpolate", factor=factor or 2, steps=steps, **asdict(options))
+        return _restore_dataset(series, output, reading, method)
+    wanted = None if times is None else read_times(times)
+
+    def work(clip: Clip, progress: Progress) -> Restored:
+        return restore.interpolate(clip, factor or 2, wanted, steps=steps, progress=progress, **asdict(options))
+
+    settings = {"factor": factor, "times": wanted, "steps": steps, **asdict(options)}
+    print(restore_series("interpolate", series, output, settings, work, reading))
+    return 0
+
+
+def _restore_dataset(dataset: Path, output: Path, reading: SeriesOptions, method: Method) -> int:
+    """Restore every series of a BIDS dataset, say what became of them, and return the exit code."""
+    from medseq.bids_run import restore_dataset
+
+    if reading != SeriesOptions():
+        raise UsageError(f"{dataset}: is a BIDS dataset; --series and the options about DICOM do not apply to it")
+    report = restore_dataset(dataset, output, method=method)
+    print(f"{len(report.done)} restored, {len(report.unchanged)} unchanged, {len(report.failed)} failed")
+    return report.exit_code

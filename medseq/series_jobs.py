@@ -1,0 +1,156 @@
+"""One image series restored: NIfTI or DICOM in, NIfTI or DICOM out, with the `run.json` that explains it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medseq import terminal
+from medseq.clip import Clip
+from medseq.errors import UsageError
+from medseq.filling import fill_missing
+from medseq.gathering import Restored
+from medseq.io import NIFTI_ENDINGS, is_nifti, load_clip, save_clip
+from medseq.io.weights import weights_path
+from medseq.jobs import beside, check_output
+from medseq.provenance import RunRecord, collected_warnings, staged, stem
+from medseq.series_options import SeriesOptions
+from medseq.terminal import Progress
+
+if TYPE_CHECKING:
+    from medseq.io.dicom.series import DicomSeries
+
+Work = Callable[[Clip, Progress], Restored]
+
+
+def restore_series(
+    command: str, source: Path, output: Path, settings: Mapping[str, Any], work: Work, options: SeriesOptions
+) -> str:
+    """Read `source` (a NIfTI file, a DICOM file or folder), restore it and write `output`, and its std for samples.
+
+    output: a NIfTI file, or a new folder for DICOM when the source is DICOM. command: what `run.json` calls it.
+    settings: every option of the method by name; `prior`, `seed`, `device` and `precision` among them. work: restores
+    what was read. Returns what to tell the user.
+    Raises MedseqError like its parts, and UsageError for an impossible output.
+    """
+    to_nifti = _checked_target(source, output, options)
+    record = _record(command, settings, options)
+    with staged(output.parent) as folder, collected_warnings(terminal.warn) as record.warnings:
+        with record.timed("read"):
+            record.add_input(source)
+            clip, dicom = _read(source, options)
+            record.add_model(weights_path(settings["prior"]))
+        with record.timed("restore"), terminal.progress(command) as progress:
+            restored = work(_filled(clip, settings, progress), progress)
+        record.result = {**restored.info, **_lacking(clip)}
+        with record.timed("write"):
+            if to_nifti:
+                if dicom is not None and not options.keep_phase:
+                    restored = _magnitude(restored)
+                _save_nifti(restored, folder / output.name, None if options.deidentify else source)
+                notes = folder / f"{stem(output)}.run.json"
+            else:
+                assert dicom is not None
+                (folder / output.name).mkdir()
+                _save_dicom(restored, folder / output.name, dicom, record, settings, options)
+                notes = folder / output.name / "run.json"
+        record.save(notes)
+    slices, _, frames, height, width = restored.clip.data.shape
+    return f"{output}: {frames} frames of {width} x {height}, {slices} slices; {record.elapsed:.1f} s"
+
+
+def _checked_target(source: Path, output: Path, options: SeriesOptions) -> bool:
+    """Whether to write NIfTI; UsageError for what cannot be, before minutes are spent on it."""
+    if is_nifti(output):
+        check_output(output, NIFTI_ENDINGS, source)
+        if options.multiframe:
+            raise UsageError(f"{output}: --multiframe is about DICOM; give a folder as the output")
+        return True
+    if is_nifti(source):
+        raise UsageError(f"{output}: a NIfTI series becomes NIfTI; end the output in .nii or .nii.gz")
+    if output.suffix.lower() in (".dcm", ".gz", ".h5", ".png"):
+        raise UsageError(f"{output}: DICOM is written into a folder of its own; give the name of a folder")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UsageError(f"{output}: exists; give a new folder, so that old and new files do not mix")
+    return False
+
+
+def _record(command: str, settings: Mapping[str, Any], options: SeriesOptions) -> RunRecord:
+    prior = settings["prior"]
+    named = {**settings, "prior": prior and Path(prior).name, "series": options.number}
+    named |= {"allow_missing_frames": options.allow_missing_frames, "deidentify": options.deidentify}
+    return RunRecord(command, named, anonymous=options.deidentify)
+
+
+def _read(source: Path, options: SeriesOptions) -> tuple[Clip, DicomSeries | None]:
+    """The series and, when it is DICOM, where each of its frames came from."""
+    if is_nifti(source):
+        if options.number is not None:
+            raise UsageError(f"{source}: --series is about DICOM; a NIfTI file holds one series")
+        return load_clip(source), None
+    from medseq.io.dicom import choose_series, load_series
+
+    chosen = choose_series(source, options.number)
+    return load_series(chosen, allow_missing=options.allow_missing_frames), chosen
+
+
+def _filled(clip: Clip, settings: Mapping[str, Any], progress: Progress) -> Clip:
+    names = ("prior", "seed", "device", "precision")
+    return fill_missing(clip, progress=progress, **{name: settings[name] for name in names})
+
+
+def _lacking(clip: Clip) -> dict[str, Any]:
+    """What `run.json` says of frames that were filled in, slices and frames counted from 1."""
+    if clip.present is None:
+        return {}
+    return {"filled_in": [{"slice": b + 1, "frame": t + 1} for b, t in (~clip.present).nonzero().tolist()]}
+
+
+def _magnitude(restored: Restored) -> Restored:
+    clip = restored.clip
+    return replace(restored, clip=clip.with_data(clip.data.abs())) if clip.is_complex else restored
+
+
+def _save_nifti(restored: Restored, path: Path, like: Path | None) -> None:
+    save_clip(restored.clip, path, like=like)
+    if restored.std is not None:
+        save_clip(restored.std, path.with_name(beside(path, "std")), like=like)
+
+
+def _save_dicom(
+    restored: Restored,
+    folder: Path,
+    source: DicomSeries,
+    record: RunRecord,
+    settings: Mapping[str, Any],
+    options: SeriesOptions,
+) -> None:
+    from medseq.io.dicom import Derivation, save_derived
+
+    assert record.model is not None
+    derivation = Derivation(
+        task=record.command,
+        description=_DESCRIPTIONS[record.command],
+        model=record.model["name"],
+        model_sha256=record.model["sha256"],
+        options=record.options,
+        seed=settings["seed"],
+    )
+    save_derived(
+        restored.clip,
+        folder,
+        source,
+        derivation,
+        std=restored.std,
+        multiframe=options.multiframe,
+        deidentify=secrets.token_bytes(32) if options.deidentify else None,
+    )
+
+
+_DESCRIPTIONS = {
+    "denoise": "Noise removed with a learned video diffusion prior; for research only",
+    "interpolate": "Frames interpolated in time with a learned video diffusion prior; for research only",
+}

@@ -1,0 +1,31 @@
+"""How a series is read and written by the command line, apart from what is done to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class SeriesOptions:
+    """How a series is read and written, whatever is done to it; most of it concerns DICOM alone.
+
+    number: of the one to take of several. allow_missing_frames: let the prior fill in what is missing.
+    multiframe: write one enhanced file instead of one a frame. deidentify: write nothing that tells who was scanned.
+    keep_phase: write NIfTI of a series with phases as complex values.
+    """
+
+    number: Annotated[
+        int | None, Parameter(name="--series", help="DICOM: the number of the series to take of several.")
+    ] = None
+    allow_missing_frames: Annotated[bool, Parameter(help="DICOM: let the prior fill in missing frames.")] = False
+    multiframe: Annotated[bool, Parameter(help="DICOM: write one enhanced file instead of one a frame.")] = False
+    deidentify: Annotated[bool, Parameter(help="Write nothing that tells who was scanned (PS3.15 basic profile).")] = (
+        False
+    )
+    keep_phase: Annotated[
+        bool, Parameter(name="--complex", help="DICOM to NIfTI: write complex values, which few viewers open.")
+    ] = False
