@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from cli_shelf import command, noisy_scan
 from dicom_scanner import scan
-from test_cli import command, noisy_scan, shelf  # noqa: F401 (a fixture)
 
 from medseq.cli import main
 from medseq.io import load_clip
@@ -17,9 +17,10 @@ from medseq.io.dicom import load_dicom
 
 
 @pytest.fixture
-def here(shelf, tmp_path, monkeypatch) -> Path:  # noqa: F811
-    (tmp_path / "tiny.safetensors").symlink_to(shelf / "tiny.safetensors")
-    (tmp_path / "tiny.json").symlink_to(shelf / "tiny.json")
+def here(shelf, tmp_path, monkeypatch) -> Path:
+    """An empty working folder beside a prior."""
+    for name in ("tiny.safetensors", "tiny.json"):
+        (tmp_path / name).symlink_to(shelf / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -125,7 +126,7 @@ def test_enhanced_output_is_one_file(here):
         ("denoise study -o out.nii.gz --multiframe", "--multiframe"),
     ],
 )
-def test_impossible_targets_are_usage_errors(here, shelf, capsys, words, named):  # noqa: F811
+def test_impossible_targets_are_usage_errors(here, shelf, capsys, words, named):
     noisy_scan(here / "study", "ge", slices=1, frames=3)
     (here / "cine.nii.gz").symlink_to(shelf / "cine.nii.gz")
     (here / "full").mkdir()

@@ -34,8 +34,9 @@ class DicomSeries:
 
     uid, number, description: of its first file; description is what the scanner's user typed.
     vendor: "GE", "Siemens", "Philips", "Canon", "United Imaging" or the Manufacturer as it stands.
-    frames: [slice][time]; slices increase along the normal of the image plane (row x column direction), None is missing.
+    frames: [slice][time]; slices increase along the image normal (row x column direction), None is missing.
     phases: the phase images that belong to the magnitudes in `frames`, likewise ordered, or None.
+    is_cartesian: `frames` are real parts and `phases` imaginary ones instead, as GE can store them.
     matrix: (columns, rows) of a frame. affine, times, period: as in `Clip`, with (x, y, z) = (column, row, slice).
     slice_times: (slices,) seconds from the time of a frame to the acquisition of each slice, or None (unknown).
     problems: what had to be assumed, one sentence each.
@@ -54,6 +55,12 @@ class DicomSeries:
     period: float | None
     slice_times: np.ndarray | None = None
     problems: tuple[str, ...] = ()
+    is_cartesian: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Where its first file lies."""
+        return next(frame.path.parent for row in self.frames for frame in row if frame is not None)
 
     @property
     def missing(self) -> list[tuple[int, int]]:
