@@ -130,7 +130,7 @@ def print_series(found: Sequence[Series]) -> None:
     if len(found) == 1:
         _print_block(found[0])
         return
-    _print_table(found)
+    _print_series_table(found)
     for row, series in enumerate(found, start=1):
         for problem in [*series.problems, *([f"cannot be used: {series.error}"] if series.error else [])]:
             print(f"{row}: {problem}")
@@ -146,10 +146,15 @@ def _print_block(series: Series) -> None:
         print(f"  problem      {problem}")
 
 
-def _print_table(found: Sequence[Series]) -> None:
+def _print_series_table(found: Sequence[Series]) -> None:
     columns = [name for name in _COLUMNS if any(getattr(series, name) is not None for series in found)]
     titles = ["", *(f"{name} ({_UNITS[name]})" if name in _UNITS else name for name in columns)]
     rows = [[str(row), *(_shown(getattr(each, name)) for name in columns)] for row, each in enumerate(found, start=1)]
+    print_table(titles, rows)
+
+
+def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows below their titles, in columns as wide as they need."""
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
     for cells in (titles, *rows):
         print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())

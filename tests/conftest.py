@@ -7,6 +7,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from cli_shelf import fill_shelf
 
 # Random tests that are the same on every machine and never fail for being slow on a busy one.
 hypothesis.settings.register_profile("medseq", deadline=None, derandomize=True, database=None)
@@ -22,3 +23,20 @@ def real_data() -> Path:
     if not Path(folder).is_dir():
         pytest.skip(f"MEDSEQ_DATA names {folder}, which is not there")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def shelf(tmp_path_factory) -> Path:
+    """A series, its k-space and an untrained, tiny prior: enough to drive every command."""
+    folder = tmp_path_factory.mktemp("shelf")
+    fill_shelf(folder)
+    return folder
+
+
+@pytest.fixture
+def here(shelf, tmp_path, monkeypatch) -> Path:
+    """An empty working folder beside links to the shelf's files."""
+    for file in shelf.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
