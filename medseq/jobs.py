@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from medseq.io.weights import weights_path
 from medseq.provenance import RunRecord, collected_warnings, staged, stem
 from medseq.simulate import acquire, simulate_bold, simulate_cine
 from medseq.terminal import Progress
+
+_SHORTEST_SECRET = 16  # bytes
 
 
 def reconstruct_file(
@@ -142,6 +146,36 @@ def check_output(output: Path, endings: Sequence[str], source: Path | None = Non
         raise UsageError(f"{output}: the output must end in {' or '.join(endings)}")
     if source is not None and source.exists() and output.exists() and source.samefile(output):
         raise UsageError(f"{output}: is the input; choose another name for the output")
+
+
+def check_new_folder(output: Path) -> None:
+    """Raise UsageError for a folder of DICOM to write whose name says a file, or that holds something already."""
+    if output.suffix.lower() in (".dcm", ".gz", ".h5", ".nii", ".png"):
+        raise UsageError(f"{output}: DICOM is written into a folder of its own; give the name of a folder")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UsageError(f"{output}: exists; give a new folder, so that old and new files do not mix")
+
+
+def pseudonym_key(deidentify: bool, file: Path | None) -> bytes | None:
+    """The secret that pseudonyms are made with: of a file, so that they are equal from run to run, or a random one.
+
+    None without `deidentify`. Raises UsageError for a file without it, InputError for one that is missing or too short.
+    """
+    if not deidentify:
+        if file is not None:
+            raise UsageError("--deidentify-key goes with --deidentify; give both or none")
+        return None
+    if file is None:
+        return secrets.token_bytes(32)
+    try:
+        secret = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); give a file of secret bytes") from error
+    if len(secret) < _SHORTEST_SECRET:
+        raise InputError(
+            f"{file}: is no secret, with {len(secret)} bytes; put at least {_SHORTEST_SECRET} random ones in"
+        )
+    return sha256(secret).digest()
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from medseq.filling import fill_missing
 from medseq.gathering import Restored
 from medseq.io import NIFTI_ENDINGS, is_nifti, load_clip, save_clip
 from medseq.io.weights import weights_path
-from medseq.jobs import beside, check_output
+from medseq.jobs import beside, check_new_folder, check_output, pseudonym_key
 from medseq.provenance import RunRecord, collected_warnings, staged, stem
 from medseq.series_options import SeriesOptions
 from medseq.terminal import Progress
@@ -37,6 +36,7 @@ def restore_series(
     Raises MedseqError like its parts, and UsageError for an impossible output.
     """
     to_nifti = _checked_target(source, output, options)
+    pseudonym_key(options.deidentify, options.deidentify_key)  # fails before minutes are spent
     record = _record(command, settings, options)
     with staged(output.parent) as folder, collected_warnings(terminal.warn) as record.warnings:
         with record.timed("read"):
@@ -71,10 +71,7 @@ def _checked_target(source: Path, output: Path, options: SeriesOptions) -> bool:
         return True
     if is_nifti(source):
         raise UsageError(f"{output}: a NIfTI series becomes NIfTI; end the output in .nii or .nii.gz")
-    if output.suffix.lower() in (".dcm", ".gz", ".h5", ".png"):
-        raise UsageError(f"{output}: DICOM is written into a folder of its own; give the name of a folder")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UsageError(f"{output}: exists; give a new folder, so that old and new files do not mix")
+    check_new_folder(output)
     return False
 
 
@@ -146,7 +143,7 @@ def _save_dicom(
         derivation,
         std=restored.std,
         multiframe=options.multiframe,
-        deidentify=secrets.token_bytes(32) if options.deidentify else None,
+        deidentify=pseudonym_key(options.deidentify, options.deidentify_key),
     )
 
 

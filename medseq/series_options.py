@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -15,7 +16,8 @@ class SeriesOptions:
 
     number: of the one to take of several. allow_missing_frames: let the prior fill in what is missing.
     multiframe: write one enhanced file instead of one a frame. deidentify: write nothing that tells who was scanned.
-    keep_phase: write NIfTI of a series with phases as complex values.
+    deidentify_key: a file of secret bytes that keeps pseudonyms equal from run to run. keep_phase: write NIfTI of a
+    series with phases as complex values.
     """
 
     number: Annotated[
@@ -26,6 +28,9 @@ class SeriesOptions:
     deidentify: Annotated[bool, Parameter(help="Write nothing that tells who was scanned (PS3.15 basic profile).")] = (
         False
     )
+    deidentify_key: Annotated[
+        Path | None, Parameter(help="DICOM: file of secret bytes, so that pseudonyms are equal from run to run.")
+    ] = None
     keep_phase: Annotated[
         bool, Parameter(name="--complex", help="DICOM to NIfTI: write complex values, which few viewers open.")
     ] = False

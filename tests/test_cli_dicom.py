@@ -108,6 +108,21 @@ def test_deidentified_results_tell_nobody(here, monkeypatch):
     assert "Doe" not in (here / "out.run.json").read_text()
 
 
+def test_a_key_keeps_pseudonyms_equal_from_run_to_run(here, capsys):
+    noisy_scan(here / "study", "ge", slices=1, frames=3)
+    (here / "key").write_bytes(bytes(range(32)))
+    (here / "short").write_bytes(b"secret")
+    patients = []
+    for out, option in (("a", " --deidentify-key key"), ("b", " --deidentify-key key"), ("c", "")):
+        assert command(f"denoise study -o {out} --deidentify{option} --prior tiny.safetensors") == 0
+        image = pydicom.dcmread(files(here / out)[0])
+        patients.append((image.PatientID, image.StudyInstanceUID))
+    assert patients[0] == patients[1] != patients[2]
+    assert command("denoise study -o d --deidentify --deidentify-key short --prior tiny.safetensors") == 4
+    assert command("denoise study -o d --deidentify-key key --prior tiny.safetensors") == 2
+    assert not (here / "d").exists()
+
+
 def test_enhanced_output_is_one_file(here):
     truth = noisy_scan(here / "study", "siemens", slices=2, frames=4)
     assert command("denoise study -o out --multiframe --prior tiny.safetensors") == 0

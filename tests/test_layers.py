@@ -39,6 +39,7 @@ LEVELS = (
         "warmstart",
     },
     {
+        "archive",
         "config",
         "filling",
         "gathering",

@@ -23,24 +23,21 @@ ROOT = Path(medseq.__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "sample_data" / "README.md"]
 # Tests may ask them for a second opinion; the package may not lean on them.
-ORACLES = {"SimpleITK", "bids_validator_deno", "hypothesis", "numba", "pytest", "sigpy"}
-# What users may leave out: imported inside functions only.
+ORACLES = {"SimpleITK", "dicomweb_client", "hypothesis", "numba", "pytest", "sigpy"}
+# What users may leave out, and the modules that are loaded only when it is used.
 EXTRAS = ("archive", "twix")
+NEED_EXTRAS = {"medseq.archive.network", "medseq.archive.web"}
 
 
-def imported_packages(*, inside_functions: bool) -> set[str]:
-    """Every package that medseq imports: at the top of its modules, or inside functions and for type checkers."""
-    top, inside = set(), set()
+def imported_packages() -> set[str]:
+    packages = set()
     for path in (ROOT / "medseq").rglob("*.py"):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        at_once = {id(node) for node in tree.body}
-        for node in ast.walk(tree):
-            found = inside if id(node) not in at_once else top
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
-                found |= {alias.name.split(".")[0] for alias in node.names}
+                packages |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
-                found.add(node.module.split(".")[0])
-    return (inside if inside_functions else top) - set(sys.stdlib_module_names) - {"medseq"}
+                packages.add(node.module.split(".")[0])
+    return packages - set(sys.stdlib_module_names) - {"medseq"}
 
 
 def locked(file: str) -> dict[str, str]:
@@ -76,16 +73,26 @@ def test_importing_medseq_loads_nothing_heavy():
     assert run.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("inside_functions", [False, True])
-def test_what_is_imported_is_declared(inside_functions):
-    lines = list(PROJECT["project"]["dependencies"])
-    if inside_functions:
-        lines += [line for extra in EXTRAS for line in PROJECT["project"]["optional-dependencies"][extra]]
+def test_what_is_imported_is_declared():
+    optional = PROJECT["project"]["optional-dependencies"]
+    lines = [*PROJECT["project"]["dependencies"], *(line for extra in EXTRAS for line in optional[extra])]
     declared = {canonicalize_name(Requirement(line).name) for line in lines}
     homes = packages_distributions()
-    for package in imported_packages(inside_functions=inside_functions):
+    for package in imported_packages():
         assert package not in ORACLES
         assert declared & {canonicalize_name(home) for home in homes[package]}, f"{package} is not in pyproject.toml"
+
+
+def test_everything_else_loads_without_the_extras():
+    paths = [path.relative_to(ROOT).with_suffix("") for path in (ROOT / "medseq").rglob("*.py")]
+    modules = {".".join(path.parts).removesuffix(".__init__") for path in paths} - NEED_EXTRAS - {"medseq.__main__"}
+    program = (
+        "import importlib, sys\n"
+        "sys.modules.update(dict.fromkeys(['requests', 'pynetdicom', 'mapvbvd']))\n"
+        f"for name in {sorted(modules)}: importlib.import_module(name)"
+    )
+    run = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
 
 
 def test_extras_are_locked_for_tests():

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from medseq import terminal
 from medseq.commands.options import app, examples
-from medseq.errors import InputError
+from medseq.errors import InputError, UsageError
 
 
 @app.command(help_epilogue=examples("info cine.nii.gz", "info raw.h5 --json", "info study"))
@@ -43,6 +43,7 @@ def info(
         "convert raw.h5 -o raw.cfl",
         "convert multicoil.fastmri.h5 -o raw.mat",
         "convert study --series 5 -o cine.nii.gz",
+        "convert cine.nii.gz --like study --series 5 -o derived",
     )
 )
 def convert(
@@ -55,10 +56,25 @@ def convert(
     ],
     series: Annotated[int | None, Parameter(help="DICOM: the number of the series to take of several.")] = None,
     allow_missing_frames: Annotated[bool, Parameter(help="DICOM: let zeros stand for missing frames.")] = False,
+    like: Annotated[
+        Path | None, Parameter(help="Write NIfTI as a DICOM series derived from this one, on whose grid it is.")
+    ] = None,
+    deidentify: Annotated[bool, Parameter(help="With --like: write nothing that tells who was scanned.")] = False,
+    deidentify_key: Annotated[
+        Path | None, Parameter(help="File of secret bytes, so that pseudonyms are equal from run to run.")
+    ] = None,
 ) -> None:
     """Store raw data or an image series in another format; nothing is computed."""
-    from medseq.convert import convert_file
+    from medseq.convert import convert_file, store_as_dicom
     from medseq.io import load_clip
+    from medseq.jobs import pseudonym_key
+
+    if like is not None:
+        key = pseudonym_key(deidentify, deidentify_key)
+        print(store_as_dicom(source, output, like, number=series, key=key))
+        return
+    if deidentify or deidentify_key:
+        raise UsageError("--deidentify goes with --like here; denoise and interpolate take it too")
 
     settings = {"series": series, "allow_missing_frames": allow_missing_frames}
     load = partial(load_clip, series=series, allow_missing=allow_missing_frames)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from pydicom import Dataset
@@ -26,6 +26,7 @@ _CODES = {
     "reconstruct": (codes.DCM.Smoothing, Code("RECONSTRUCT", SCHEME, "Reconstructed with a video diffusion prior")),
     "interpolate": (codes.DCM.SpatialResampling, Code("INTERPOLATE", SCHEME, "Frames interpolated in time")),
     "fill": (codes.DCM.SpatialResampling, Code("FILL", SCHEME, "Missing frames filled in")),
+    "process": (Code("PROCESS", SCHEME, "Processed by other software"),),
 }
 
 
@@ -33,23 +34,29 @@ _CODES = {
 class Derivation:
     """How a series was made; nothing in it may identify anybody.
 
-    task: "denoise", "reconstruct", "interpolate" or "fill". description: one sentence. model, model_sha256: the
-    weights. options, seed: what else decided the result. synthetic: (B, T) bool, frames filled in where the source
-    has none; interpolated frames are found from their times.
+    task: "denoise", "reconstruct", "interpolate", "fill", or "process" for what other software did. description: one
+    sentence. model, model_sha256: the weights, empty where there were none. options, seed: what else decided the
+    result. synthetic: (B, T) bool, frames filled in where the source has none; interpolated frames are found from their
+    times.
     Raises UsageError on another task.
     """
 
     task: str
     description: str
-    model: str
-    model_sha256: str
-    options: Mapping[str, object]
-    seed: int
+    model: str = ""
+    model_sha256: str = ""
+    options: Mapping[str, object] = field(default_factory=dict)
+    seed: int = 0
     synthetic: np.ndarray | Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.task not in _CODES:
             raise UsageError(f"no derivation is called {self.task!r}; choose of {', '.join(_CODES)}")
+
+    @property
+    def what(self) -> str:
+        """The task and, where there was one, the model."""
+        return f"{self.task}, model {_plain(self.model)}" if self.model else self.task
 
     @property
     def canonical(self) -> str:
@@ -88,7 +95,7 @@ def describe(dataset: Dataset, series: NewSeries, sources: Sequence[SourceImage]
     dataset.SeriesInstanceUID = series.uid
     dataset.SeriesNumber = series.number
     dataset.SeriesDescription = (values.text(dataset, "SeriesDescription") or "")[: 64 - len(title)].rstrip() + title
-    dataset.ImageComments = f"{LABEL}. medseq {__version__} {derivation.task}, model {_plain(derivation.model)}"
+    dataset.ImageComments = f"{LABEL}. medseq {__version__} {derivation.what}"
     dataset.ContentQualification = "RESEARCH"
     if synthetic:
         dataset.SyntheticData = "YES"
@@ -153,11 +160,11 @@ def equipment(derivation: Derivation) -> Dataset:
 
     Its version is in the description, as converters take a SoftwareVersions in here for the scanner's.
     """
+    weights = f", SHA-256 {derivation.model_sha256}, seed {derivation.seed}" if derivation.model else ""
     return item(
         PurposeOfReferenceCodeSequence=[code_item(codes.DCM.ProcessingEquipment)],
         Manufacturer="medseq",
-        ContributionDescription=f"medseq {__version__} {derivation.task}, model {_plain(derivation.model)}, "
-        f"SHA-256 {derivation.model_sha256}, seed {derivation.seed}",
+        ContributionDescription=f"medseq {__version__} {derivation.what}{weights}",
     )
 
 

@@ -104,8 +104,7 @@ def load_series(series: DicomSeries, *, allow_missing: bool = False) -> Clip:
     missing and that is not allowed, when a file has changed or cannot be decoded, when a value is not finite or all are
     zero.
     """
-    folder = next(frame for row in series.frames for frame in row if frame is not None).path.parent
-    missing = series.missing
+    folder, missing = series.folder, series.missing
     if missing and not allow_missing:
         raise InputError(f"{folder}: {_named(series)} lacks {_listed(missing)}; --allow-missing-frames fills them in")
     data = _read(series)
