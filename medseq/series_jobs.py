@@ -77,7 +77,7 @@ def _checked_target(source: Path, output: Path, options: SeriesOptions) -> bool:
 
 def _record(command: str, settings: Mapping[str, Any], options: SeriesOptions) -> RunRecord:
     prior = settings["prior"]
-    named = {**settings, "prior": prior and Path(prior).name, "series": options.number}
+    named = {**settings, "prior": prior and Path(prior).name, "series": options.number, "precise": options.precise}
     named |= {"allow_missing_frames": options.allow_missing_frames, "deidentify": options.deidentify}
     return RunRecord(command, named, anonymous=options.deidentify)
 
@@ -90,7 +90,7 @@ def _read(source: Path, options: SeriesOptions) -> tuple[Clip, DicomSeries | Non
         return load_clip(source), None
     from medseq.io.dicom import choose_series, load_series
 
-    chosen = choose_series(source, options.number)
+    chosen = choose_series(source, options.number, precise=options.precise)
     return load_series(chosen, allow_missing=options.allow_missing_frames), chosen
 
 

@@ -14,7 +14,8 @@ from cyclopts import Parameter
 class SeriesOptions:
     """How a series is read and written, whatever is done to it; most of it concerns DICOM alone.
 
-    number: of the one to take of several. allow_missing_frames: let the prior fill in what is missing.
+    number: of the one to take of several. precise: Philips' precise values rather than those that the console displays.
+    allow_missing_frames: let the prior fill in what is missing.
     multiframe: write one enhanced file instead of one a frame. deidentify: write nothing that tells who was scanned.
     deidentify_key: a file of secret bytes that keeps pseudonyms equal from run to run. keep_phase: write NIfTI of a
     series with phases as complex values.
@@ -23,6 +24,9 @@ class SeriesOptions:
     number: Annotated[
         int | None, Parameter(name="--series", help="DICOM: the number of the series to take of several.")
     ] = None
+    precise: Annotated[bool, Parameter(help="DICOM: Philips' precise values, not those that the console displays.")] = (
+        False
+    )
     allow_missing_frames: Annotated[bool, Parameter(help="DICOM: let the prior fill in missing frames.")] = False
     multiframe: Annotated[bool, Parameter(help="DICOM: write one enhanced file instead of one a frame.")] = False
     deidentify: Annotated[bool, Parameter(help="Write nothing that tells who was scanned (PS3.15 basic profile).")] = (

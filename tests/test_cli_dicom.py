@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+import torch
 from cli_shelf import command, noisy_scan
 from dicom_scanner import scan
 
@@ -173,3 +174,25 @@ def test_a_dicom_series_is_converted_to_nifti(here):
     clip = load_clip(here / "bold.nii.gz")
     np.testing.assert_allclose(clip.affine, truth.affine, atol=1e-3)
     np.testing.assert_allclose(clip.data[:, 0].numpy(), truth.values, rtol=1e-6)
+
+
+def test_precise_values_of_philips_are_a_choice(here):
+    scan(here / "study", "philips", kind="bold", slices=2, frames=2)
+    for name, option, precise in (("shown", "", False), ("precise", " --precise", True)):
+        assert command(f"convert study -o {name}.nii.gz{option}") == 0
+        assert torch.equal(load_clip(here / f"{name}.nii.gz").data, load_dicom(here / "study", precise=precise).data)
+    assert not torch.equal(load_clip(here / "shown.nii.gz").data, load_clip(here / "precise.nii.gz").data)
+
+
+def test_a_bids_dataset_becomes_derivatives(here, shelf, capsys):
+    name = "sub-01_acq-sa_cine.nii.gz"
+    (here / "dataset" / "sub-01" / "heart").mkdir(parents=True)
+    (here / "dataset" / "dataset_description.json").write_text('{"Name": "test", "BIDSVersion": "1.10.0"}')
+    (here / "dataset" / "sub-01" / "heart" / name).write_bytes((shelf / "cine.nii.gz").read_bytes())
+    for task, made in (("denoise", "denoised"), ("interpolate --factor 3", "interpolated")):
+        assert command(f"{task} dataset -o out --prior tiny.safetensors") == 0
+        assert "1 restored, 0 unchanged, 0 failed" in capsys.readouterr().out
+        assert (here / "out" / "sub-01" / "heart" / f"sub-01_acq-sa_desc-{made}_cine.nii.gz").is_file()
+    assert load_clip(here / "out" / "sub-01" / "heart" / "sub-01_acq-sa_desc-interpolated_cine.nii.gz").frames == 18
+    assert command("denoise dataset -o out --series 3") == 2
+    assert "BIDS" in capsys.readouterr().err

@@ -55,6 +55,9 @@ def convert(
         Parameter(name=("--output", "-o"), help="Raw data: .h5, .fastmri.h5, .cfl or .mat; images: .nii or .nii.gz."),
     ],
     series: Annotated[int | None, Parameter(help="DICOM: the number of the series to take of several.")] = None,
+    precise: Annotated[
+        bool, Parameter(help="DICOM: Philips' precise values, not those that the console displays.")
+    ] = False,
     allow_missing_frames: Annotated[bool, Parameter(help="DICOM: let zeros stand for missing frames.")] = False,
     like: Annotated[
         Path | None, Parameter(help="Write NIfTI as a DICOM series derived from this one, on whose grid it is.")
@@ -76,6 +79,6 @@ def convert(
     if deidentify or deidentify_key:
         raise UsageError("--deidentify goes with --like here; denoise and interpolate take it too")
 
-    settings = {"series": series, "allow_missing_frames": allow_missing_frames}
-    load = partial(load_clip, series=series, allow_missing=allow_missing_frames)
+    settings = {"series": series, "precise": precise, "allow_missing_frames": allow_missing_frames}
+    load = partial(load_clip, series=series, allow_missing=allow_missing_frames, precise=precise)
     print(convert_file(source, output, settings, load))

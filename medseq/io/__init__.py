@@ -25,11 +25,14 @@ RAW_ENDINGS = (".h5", ".mrd", ".cfl", ".mat", ".dat")
 RAW_OUTPUT_ENDINGS = (".h5", ".mrd", ".cfl", ".mat")
 
 
-def load_clip(path: str | Path, *, series: int | None = None, allow_missing: bool = False) -> Clip:
+def load_clip(
+    path: str | Path, *, series: int | None = None, allow_missing: bool = False, precise: bool = False
+) -> Clip:
     """Load an image series: a NIfTI file (`medseq.io.nifti.load_nifti`), or a folder or file of DICOM.
 
     series: the number of one DICOM series of several. allow_missing: accept a DICOM series that lacks frames; zeros
-    stand for them and `Clip.present` is False there (see `medseq.io.dicom.load_dicom`). NIfTI knows neither.
+    stand for them and `Clip.present` is False there. precise: scale Philips images to precise values rather than to
+    those that the console displays (see `medseq.io.dicom.find_series`). NIfTI knows none of these.
     Raises InputError when the file is missing, of an unknown kind or broken; warns with MedseqWarning of every
     assumption.
     """
@@ -46,7 +49,7 @@ def load_clip(path: str | Path, *, series: int | None = None, allow_missing: boo
         raise InputError(f"{path}: this is a BIDS dataset, not one series; give one of its files, or use medseq-bids")
     from medseq.io.dicom import load_dicom
 
-    return load_dicom(path, series=series, allow_missing=allow_missing)
+    return load_dicom(path, series=series, allow_missing=allow_missing, precise=precise)
 
 
 def save_clip(clip: Clip, path: str | Path, like: str | Path | None = None) -> None:
