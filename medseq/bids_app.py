@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from medseq import __version__, terminal
-from medseq.command_line import run_app
+from medseq import terminal
+from medseq.command_line import new_app, run_app
 from medseq.commands.options import Count, Device, Positive
 
 if TYPE_CHECKING:
@@ -25,24 +25,16 @@ if TYPE_CHECKING:
 
 Labels = Annotated[list[str] | None, Parameter(consume_multiple=True)]
 
-app = App(
-    name="medseq-bids",
-    help="Restores the functional and cardiac series of a BIDS dataset with one video diffusion prior.",
-    version=__version__,
-    help_format="plaintext",
-    result_action="return_value",
-    suppress_keyboard_interrupt=False,
-    default_parameter=Parameter(negative=""),
-    help_epilogue="""\
+app = new_app(
+    "medseq-bids",
+    "Restores the functional and cardiac series of a BIDS dataset with one video diffusion prior.",
+    """\
 Examples:
 
     medseq-bids study study/derivatives/medseq participant
     medseq-bids study out participant --participant-label 01 02 --task-id rest --random-seed 7
 
---debug, anywhere, shows the traceback of an error.
-
-Exit codes: 0 done, 1 internal error, 2 usage, 3 some series of several failed, 4 bad input or model,
-5 device, memory or disk, 130/143 interrupted.""",
+""",
 )
 
 

@@ -7,10 +7,30 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
-from medseq import terminal
+from medseq import __version__, terminal
 from medseq.errors import UsageError
+
+_EPILOGUE = """\
+--debug, anywhere, shows the traceback of an error.
+
+Exit codes: 0 done, 1 internal error, 2 usage, 3 some of several failed, 4 bad input or model,
+5 device, memory or disk, 130/143 interrupted."""
+
+
+def new_app(name: str, about: str, examples: str = "") -> App:
+    """An application whose help ends with examples, if any, and what its exit codes mean."""
+    return App(
+        name=name,
+        help=about,
+        version=__version__,
+        help_format="plaintext",
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+        default_parameter=Parameter(negative=""),
+        help_epilogue=examples + _EPILOGUE,
+    )
 
 
 def run_app(app: App, arguments: Sequence[str] | None = None) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 from cli_shelf import fill_shelf
+from orthanc import Orthanc, running_orthanc
 
 # Random tests that are the same on every machine and never fail for being slow on a busy one.
 hypothesis.settings.register_profile("medseq", deadline=None, derandomize=True, database=None)
@@ -40,3 +42,16 @@ def here(shelf, tmp_path, monkeypatch) -> Path:
         (tmp_path / file.name).symlink_to(file)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def running_archive(tmp_path_factory) -> Iterator[Orthanc]:
+    with running_orthanc(tmp_path_factory.mktemp("orthanc")) as archive:
+        yield archive
+
+
+@pytest.fixture
+def orthanc(running_archive: Orthanc) -> Orthanc:
+    """A real archive that holds nothing; tests that need it are skipped where there is none."""
+    running_archive.clear()
+    return running_archive

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pydicom
 import pytest
 from dicom_scanner import scan
-from orthanc import Orthanc, assert_same, datasets, fetched, images, running_orthanc, series_of
+from orthanc import Orthanc, assert_same, datasets, fetched, images, series_of
 
 from medseq.archive import Peer, Query, Sent, SeriesUid, connect, fetch, find, send, store
 from medseq.errors import InputError, ResourceError, UsageError
@@ -23,18 +23,6 @@ VENDORS = [
     ("uih", "bold", "deflated"),
     ("siemens-mosaic", "bold", "big"),
 ]
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
-    with running_orthanc(tmp_path_factory.mktemp("orthanc")) as archive:
-        yield archive
-
-
-@pytest.fixture
-def orthanc(running: Orthanc) -> Orthanc:
-    running.clear()
-    return running
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_scanner import scan
-from orthanc import Orthanc, assert_same, datasets, fetched, images, running_orthanc, series_of
+from orthanc import Orthanc, assert_same, datasets, fetched, images, series_of
 
 from medseq import denoise
 from medseq.archive import Query, Sent, connect, fetch, find, store
@@ -23,18 +22,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "pipelines"))
 from restore_archive_study import main  # noqa: E402  (a recipe, not part of the package)
 
 DERIVATION = Derivation("denoise", "A test", "none", "0" * 64, {}, 0)
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
-    with running_orthanc(tmp_path_factory.mktemp("orthanc")) as archive:
-        yield archive
-
-
-@pytest.fixture
-def orthanc(running: Orthanc) -> Orthanc:
-    running.clear()
-    return running
 
 
 @pytest.mark.parametrize(

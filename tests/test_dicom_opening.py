@@ -234,7 +234,7 @@ class TestValues:
 
     def test_faults_are_named_once(self, tmp_path: Path) -> None:
         for fault in (InputError("x"), InputError(f"{tmp_path}: x"), ValueError("x"), RecursionError(), KeyError("a")):
-            with pytest.raises(InputError) as refused, values.faults_named(tmp_path):
+            with pytest.raises(InputError) as refused, values.dicom_faults_named(tmp_path):
                 raise fault
             assert str(refused.value).startswith(f"{tmp_path}: ") and str(refused.value).count(str(tmp_path)) == 1
 

@@ -11,7 +11,7 @@ from pydicom.tag import BaseTag
 
 from medseq.io.dicom.opening import Header, frame_count
 from medseq.io.dicom.pixels import PixelReader
-from medseq.io.dicom.values import faults_named, quiet
+from medseq.io.dicom.values import dicom_faults_named, quiet
 
 # Acquisition, relationship, image presentation, functional groups: what makes the image. An archive may correct the
 # rest, such as the patient and the study that an image belongs to (PS3.4 section B.4.1.3).
@@ -44,7 +44,7 @@ def compare(reader: PixelReader, sent: Path, header: Header, stored: Path, found
 def _changed(one: Dataset, other: Dataset) -> set[BaseTag]:
     """The tags whose values differ; empty and absent are the same, and group lengths say nothing."""
     tags = {tag for tag in one.keys() | other.keys() if tag.element != 0 and tag != _STUDY_ID}
-    with faults_named("an archived image"), quiet():
+    with dicom_faults_named("an archived image"), quiet():
         return {tag for tag in tags if _value(one, tag) != _value(other, tag)}
 
 

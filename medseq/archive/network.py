@@ -37,7 +37,7 @@ from pydicom.uid import (
 
 from medseq.archive.peer import Level, Limits, SeriesUid, too_large, too_many, unasked
 from medseq.errors import InputError, ResourceError
-from medseq.io.dicom.values import faults_named, quiet, text
+from medseq.io.dicom.values import dicom_faults_named, quiet, text
 
 if TYPE_CHECKING:  # an extra: imported where it is used
     from pynetdicom.association import Association
@@ -87,7 +87,7 @@ class NetworkArchive:
             for status, match in association.send_c_find(_identifier(level, keys), _FIND):
                 self._check(status)
                 if match is not None:
-                    with faults_named(self.address):
+                    with dicom_faults_named(self.address):
                         found.append({keyword: text(match, keyword) or "" for keyword in keys})
                 if len(found) > self._limits.matches:
                     association.abort()

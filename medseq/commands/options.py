@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from medseq import __version__
+from medseq.command_line import new_app
 
 
 def _check_device(_: type, device: str) -> None:
@@ -54,20 +54,7 @@ class Options(PriorOptions):
     samples: Annotated[Count, Parameter(help="Draws; with more than one, their mean, and their std in OUT_std.")] = 1
 
 
-app = App(
-    name="medseq",
-    help="Restores dynamic medical image series with one video diffusion prior.",
-    version=__version__,
-    help_format="plaintext",
-    result_action="return_value",
-    suppress_keyboard_interrupt=False,
-    default_parameter=Parameter(negative=""),
-    help_epilogue="""\
---debug, anywhere, shows the traceback of an error.
-
-Exit codes: 0 done, 1 internal error, 2 usage, 3 some files of several failed, 4 bad input or model,
-5 device, memory or disk, 130/143 interrupted.""",
-)
+app = new_app("medseq", "Restores dynamic medical image series with one video diffusion prior.")
 
 
 def examples(*lines: str) -> str:

@@ -15,7 +15,7 @@ from medseq.clip import KSpace
 from medseq.errors import InputError
 from medseq.io.files import atomic_write
 from medseq.io.raw_array import array_of, kspace_of, measured, noted
-from medseq.io.raw_checks import check_memory, faults_named
+from medseq.io.raw_checks import check_memory, raw_faults_named
 
 _DIMENSIONS = (
     *("READ", "PHS1", "PHS2", "COIL", "MAPS", "TE", "COEFF", "COEFF2"),
@@ -43,12 +43,12 @@ def load_bart(path: str | Path) -> KSpace:
     """
     path = Path(path)
     header = header_path(path)
-    with faults_named(header, "BART"):
+    with raw_faults_named(header, "BART"):
         sections = _sections(header)
         shape = _shape(sections.get("Dimensions", ""), header)
     check_memory(shape)
     slices, coils, frames, height, width = shape
-    with faults_named(path, "BART"):
+    with raw_faults_named(path, "BART"):
         _check_size(path, math.prod(shape))
         samples = np.fromfile(path, _SAMPLE).astype(np.complex64, copy=False)
     stored = torch.from_numpy(samples.reshape(slices, frames, coils, height, width))

@@ -22,7 +22,7 @@ from medseq.errors import InputError
 from medseq.io.hdf5 import DEFLATE_LIMIT, check_stored_size, write_hdf5
 from medseq.io.matlab_child import NOT_COMPLEX
 from medseq.io.raw_array import array_of, kspace_of, measured, noted
-from medseq.io.raw_checks import check_memory, faults_named
+from medseq.io.raw_checks import check_memory, raw_faults_named
 
 # `kspace` (2025), `kspace_full`, `kspace_sub04`, `kspace_single_full` (2023), `kus` (2024): one of them in a file.
 _NAMES = ("kspace", "kus")
@@ -44,7 +44,7 @@ def load_cmrxrecon(path: str | Path) -> KSpace:
     2 to 5 dimensions, and on samples that are all zero or not finite.
     """
     path = Path(path)
-    with faults_named(path, "CMRxRecon"):
+    with raw_faults_named(path, "CMRxRecon"):
         name, samples, note = _read_hdf5(path) if h5py.is_hdf5(path) else _read_matlab(path)
     if name.startswith(_SINGLE):
         samples = np.expand_dims(samples, -3)

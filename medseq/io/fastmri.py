@@ -19,7 +19,7 @@ from medseq.errors import InputError, MedseqWarning
 from medseq.io.hdf5 import check_stored_size, write_hdf5
 from medseq.io.ismrmrd_library import xsd
 from medseq.io.raw_array import array_of, kspace_of, measured, noted
-from medseq.io.raw_checks import check_memory, faults_named
+from medseq.io.raw_checks import check_memory, raw_faults_named
 from medseq.io.raw_header import header_of
 from medseq.io.raw_samples import centred, cut_field_of_view
 
@@ -47,7 +47,7 @@ def load_fastmri(path: str | Path) -> KSpace:
     Raises InputError when the file is broken, its array has other dimensions or its samples are all zero or not finite.
     """
     path = Path(path)
-    with faults_named(path, "fastMRI"), h5py.File(path, "r") as file:
+    with raw_faults_named(path, "fastMRI"), h5py.File(path, "r") as file:
         data = _samples(file, path)
         keep = measured(data).any(dim=-1, keepdim=True)
         if _MASK in file:

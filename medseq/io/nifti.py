@@ -10,7 +10,7 @@ import gzip
 import io
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -22,6 +22,7 @@ from nibabel.nifti1 import Nifti1Header
 from medseq.clip import Clip
 from medseq.errors import InputError, MedseqWarning
 from medseq.io import nifti_header as fields
+from medseq.io.faults import faults_named, reason
 from medseq.io.files import atomic_write
 
 _CHUNK = 1 << 20
@@ -94,24 +95,10 @@ def save_nifti(clip: Clip, path: str | Path, like: str | Path | None = None) -> 
         warnings.warn(f"{path.name}: {note}", MedseqWarning, stacklevel=2)
 
 
-@contextmanager
-def _faults_named(path: Path) -> Iterator[None]:
-    """Turn whatever nibabel, gzip or numpy raise on a broken file into one InputError that names it."""
-    try:
-        yield
-    except InputError as error:
-        raise error if str(path) in str(error) else InputError(f"{path}: {error}") from error
-    except MemoryError:
-        raise
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; check the path") from error
-    except IsADirectoryError as error:
-        raise InputError(f"{path}: this is a folder; give a .nii or .nii.gz file") from error
-    except PermissionError as error:
-        raise InputError(f"{path}: no right to read it; check its permissions") from error
-    except Exception as error:  # noqa: BLE001 - nibabel's faults share no base class
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{path}: broken or not NIfTI ({reason}); get a fresh copy or convert it anew") from error
+def _faults_named(path: Path) -> AbstractContextManager[None]:
+    return faults_named(
+        path, lambda error: f"broken or not NIfTI ({reason(error)}); get a fresh copy or convert it anew"
+    )
 
 
 def _read(path: Path) -> tuple[Nifti1Header, np.ndarray]:

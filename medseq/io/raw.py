@@ -19,7 +19,7 @@ from medseq.clip import KSpace
 from medseq.errors import InputError, MedseqWarning
 from medseq.io.hdf5 import check_stored_size, write_hdf5
 from medseq.io.ismrmrd_library import ismrmrd
-from medseq.io.raw_checks import check_values, faults_named, whole_lines
+from medseq.io.raw_checks import check_values, raw_faults_named, whole_lines
 from medseq.io.raw_header import acquisitions_of, header_of
 from medseq.io.raw_plan import make_plan
 from medseq.io.raw_samples import grid_samples, measured_noise
@@ -49,7 +49,7 @@ def load_ismrmrd(path: str | Path) -> KSpace:
     contrasts or sets, phases in several repetitions, slices that are not parallel and evenly spaced.
     """
     path = Path(path)
-    with faults_named(path, "ISMRMRD"), h5py.File(path, "r") as file:
+    with raw_faults_named(path, "ISMRMRD"), h5py.File(path, "r") as file:
         group = _group(file, path)
         container = ismrmrd.file.Container(group)
         acquisitions = container.acquisitions

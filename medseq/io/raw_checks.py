@@ -4,33 +4,22 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from medseq.errors import InputError, MedseqError, ResourceError
+from medseq.errors import InputError, ResourceError
+from medseq.io.faults import faults_named, reason
 
 
-@contextmanager
-def faults_named(path: Path, kind: str) -> Iterator[None]:
-    """Turn whatever a format's library raises on a broken file into one InputError that names it.
-
-    kind: what the file should have been, for the message.
-    """
-    try:
-        if not path.exists():
-            raise InputError(f"{path}: no such file; check the path")
-        yield
-    except (MedseqError, MemoryError):
-        raise
-    except PermissionError as error:
-        raise InputError(f"{path}: no right to read it; check its permissions") from error
-    except Exception as error:  # noqa: BLE001 - OSError, KeyError, ValueError, ParserError, ... by where it is broken
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{path}: broken or not {kind} raw data ({reason}); get a fresh copy") from error
+def raw_faults_named(path: Path, kind: str) -> AbstractContextManager[None]:
+    """`faults_named` for raw data. kind: what the file should have been, for the message."""
+    if not path.exists():  # HDF5 says so in other words
+        raise InputError(f"{path}: no such file; check the path")
+    return faults_named(path, lambda error: f"broken or not {kind} raw data ({reason(error)}); get a fresh copy")
 
 
 def check_values(data: Tensor, path: Path) -> None:

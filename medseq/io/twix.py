@@ -20,7 +20,7 @@ from medseq.clip import KSpace
 from medseq.errors import InputError, UsageError
 from medseq.io.ismrmrd_library import ismrmrd, xsd
 from medseq.io.raw import read_scan
-from medseq.io.raw_checks import faults_named
+from medseq.io.raw_checks import raw_faults_named
 from medseq.io.raw_scan import Scan
 
 _TRAJECTORIES = {1: "CARTESIAN", 2: "RADIAL", 4: "SPIRAL"}  # sKSpace.ucTrajectory
@@ -41,7 +41,7 @@ def load_twix(path: str | Path) -> KSpace:
     Raises UsageError when pymapvbvd is not installed, InputError when the file is broken, truncated or not Cartesian.
     """
     path = Path(path)
-    with faults_named(path, "Siemens twix"):
+    with raw_faults_named(path, "Siemens twix"):
         measurements = _parsed(path)
         protocol = measurements[-1]["hdr"]["MeasYaps"]
         parts = _parts(measurements, path)

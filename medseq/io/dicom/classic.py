@@ -56,7 +56,7 @@ def classic_header(header: Dataset, frame: Frame) -> Dataset:
     dropped.
     Raises InputError when the header is broken.
     """
-    with values.faults_named(frame.path), values.quiet():
+    with values.dicom_faults_named(frame.path), values.quiet():
         target = same_study(header)
         target.update(copied(header, KEPT))
         if "SharedFunctionalGroupsSequence" in header:

@@ -19,7 +19,7 @@ from medseq.io.dicom.opening import candidates, open_header
 from medseq.io.dicom.pixels import PixelReader
 from medseq.io.dicom.records import Record, is_image, records
 from medseq.io.dicom.series import DicomSeries, Frame
-from medseq.io.dicom.values import faults_named
+from medseq.io.dicom.values import dicom_faults_named
 
 # Bytes of stored values that are read at once; a file of many frames is read in several goes.
 _PORTION = 1 << 26
@@ -69,7 +69,7 @@ def _images(file: Path, precise: bool) -> list[Record]:
     header = open_header(file)
     if header is None or header.pixels is None:
         return []
-    with faults_named(file):
+    with dicom_faults_named(file):
         return records(file, header, precise) if is_image(header) else []
 
 
@@ -208,7 +208,7 @@ def _stored(
     if header is None:
         raise InputError(f"{path}: no longer a DICOM file; leave the folder alone while it is read")
     columns, rows = matrix
-    with faults_named(path):
+    with dicom_faults_named(path):
         side = int(header.Columns) // columns
         if (side * columns, side * rows) != (header.Columns, header.Rows):
             raise InputError(f"{header.Columns} x {header.Rows} voxels instead of {columns} x {rows}; get a fresh copy")

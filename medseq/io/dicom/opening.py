@@ -29,7 +29,7 @@ from pydicom.valuerep import VR
 from medseq.errors import InputError
 from medseq.io.dicom.content import MOST_HEADER, PREAMBLE, BoundedStream, after_meta, opened
 from medseq.io.dicom.finite import check_finite
-from medseq.io.dicom.values import faults_named, quiet, text, uid, whole
+from medseq.io.dicom.values import dicom_faults_named, quiet, text, uid, whole
 
 _PIXELS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}
 _UNDEFINED = 0xFFFFFFFF
@@ -97,7 +97,7 @@ def open_header(path: Path) -> Header | None:
     nested or inflated beyond all bounds, of impossible dimensions, with a UID that is none, or with a NaN or infinite
     value in its geometry, timing or scaling.
     """
-    with faults_named(path), quiet():
+    with dicom_faults_named(path), quiet():
         if not stat.S_ISREG(path.stat().st_mode):
             raise InputError("not a file; give a DICOM file or a folder of them")
         with opened(path) as (content, size):

@@ -25,7 +25,7 @@ from medseq.errors import InputError, ResourceError
 from medseq.io.dicom.content import BoundedStream, opened
 from medseq.io.dicom.decoding import Compressed, Decoder
 from medseq.io.dicom.opening import Header, PixelElement, frame_count, open_header
-from medseq.io.dicom.values import faults_named, quiet, text, whole
+from medseq.io.dicom.values import dicom_faults_named, quiet, text, whole
 
 _NATIVE = (
     ImplicitVRLittleEndian,
@@ -96,7 +96,7 @@ class PixelReader:
         docs/dicom-reading.md, when a frame cannot be decoded within reasonable time and memory, and when the
         file is broken; the reader can go on with the next file. ResourceError when the frames exceed the memory.
         """
-        with faults_named(path), quiet():
+        with dicom_faults_named(path), quiet():
             if not isinstance(header, Header):
                 header = open_header(path)
             if header is None:

@@ -3,7 +3,7 @@
 pydicom converts a value when it is first asked for, so that a bad one raises then, in any of a dozen ways, and warns
 of what it had to guess. Everything in medseq that reads an attribute therefore asks here:
 
-    with faults_named(path):
+    with dicom_faults_named(path):
         spacing = numbers(header, "PixelSpacing", 2)      # (row, column) or None
 
 The messages name the attribute and never its value, which may be a name that slipped into the wrong place.
@@ -15,7 +15,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.valuerep import PersonName
 
 from medseq.errors import InputError
+from medseq.io.faults import faults_named
 
 # Each item of a sequence costs pydicom 10 us and 2 kB, and a file only 8 bytes. The longest real series, of some 10,000
 # frames with a dozen functional groups each, has half as many.
@@ -37,28 +38,21 @@ ITEM_TAGS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
 _UID = re.compile(r"(?=.{1,64}$)\d+(\.\d+)*", re.ASCII)
 
 
-@contextmanager
-def faults_named(path: str | Path) -> Iterator[None]:
-    """Turn whatever pydicom, zlib or numpy raise on a broken file into one InputError that names it.
+def dicom_faults_named(path: str | Path) -> AbstractContextManager[None]:
+    """`faults_named` for whatever pydicom, zlib or numpy raise on a broken file.
 
-    Wrap everything that looks into the datasets of one file. MemoryError and what no Exception is pass through.
+    Wrap everything that looks into the datasets of one file. What pydicom says is not repeated: it quotes values, and
+    those may identify somebody.
     """
-    try:
-        yield
-    except InputError as error:
-        raise error if str(path) in str(error) else InputError(f"{path}: {error}") from error
-    except MemoryError:
-        raise
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; check the path") from error
-    except PermissionError as error:
-        raise InputError(f"{path}: no right to read it; check its permissions") from error
-    except RecursionError as error:
-        raise InputError(f"{path}: sequences nested without end; it is broken or hostile, get a fresh copy") from error
-    except Exception as error:  # noqa: BLE001 - pydicom's faults share no base class
-        if isinstance(error.__context__, InputError):  # pydicom hides what its file raises behind an OSError
-            raise InputError(f"{path}: {error.__context__}") from error
-        raise InputError(f"{path}: broken DICOM ({type(error).__name__}); get a fresh copy") from error
+    return faults_named(path, _broken)
+
+
+def _broken(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "sequences nested without end; it is broken or hostile, get a fresh copy"
+    if isinstance(error.__context__, InputError):  # pydicom hides what its file raises behind an OSError
+        return str(error.__context__)
+    return f"broken DICOM ({type(error).__name__}); get a fresh copy"
 
 
 @contextmanager
