@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what type checkers and editors read; a test keeps it equal to the table below
+    from medseq.bold import denoise_bold
     from medseq.clip import Clip, KSpace
     from medseq.coils import estimate_maps
     from medseq.errors import InputError, MedseqError, MedseqWarning, ResourceError, UsageError
@@ -28,10 +29,12 @@ if TYPE_CHECKING:  # what type checkers and editors read; a test keeps it equal 
     from medseq.restore import denoise, interpolate, reconstruct
     from medseq.solve import cg
     from medseq.temporal import temporal_statistics
+    from medseq.volumes import fill_volumes, insert_dropped, resample
 
 __version__ = "0.1.0"
 
 _NAMES = {
+    "medseq.bold": ("denoise_bold",),
     "medseq.clip": ("Clip", "KSpace"),
     "medseq.coils": ("estimate_maps",),
     "medseq.errors": ("InputError", "MedseqError", "MedseqWarning", "ResourceError", "UsageError"),
@@ -50,6 +53,7 @@ _NAMES = {
     "medseq.restore": ("denoise", "interpolate", "reconstruct"),
     "medseq.solve": ("cg",),
     "medseq.temporal": ("temporal_statistics",),
+    "medseq.volumes": ("fill_volumes", "insert_dropped", "resample"),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 

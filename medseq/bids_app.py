@@ -67,6 +67,9 @@ class Restoring:
     mode: Annotated[
         Literal["denoise", "interpolate"], Parameter(help="What to do with images; raw data are reconstructed.")
     ] = "denoise"
+    kind: Annotated[
+        Literal["auto", "cine", "bold"], Parameter(help="How images are denoised; auto: by their BIDS suffix.")
+    ] = "auto"
     factor: Annotated[int, Parameter(validator=Number(gte=2), help="Frames for every frame, to interpolate.")] = 2
     sigma: Annotated[Positive | None, Parameter(help="Noise std in input units; estimated when not given.")] = None
     steps: Annotated[Count | None, Parameter(help="Noise levels: more is slower and sharper.")] = None

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from medseq import __version__, restore, terminal
+from medseq.bold_task import restore_bold
 from medseq.clip import Clip, KSpace
 from medseq.errors import InputError, UsageError
 from medseq.gathering import Restored
@@ -34,9 +35,11 @@ SOME_FAILED = 3
 
 @dataclass(frozen=True)
 class Method:
-    """How runs are restored. mode: of images; raw data are always reconstructed. The rest: see `medseq.restore`."""
+    """How runs are restored. mode: of images; raw data are always reconstructed. kind: how they are denoised, "auto" is
+    by the BIDS suffix. The rest: see `medseq.restore` and `medseq.bold_task`."""
 
     mode: Literal["denoise", "interpolate"] = "denoise"
+    kind: Literal["auto", "cine", "bold"] = "auto"
     factor: int = 2
     sigma: float | None = None
     steps: int | None = None
@@ -184,7 +187,7 @@ class _Work:
                 fingerprint = self._fingerprint()
                 series, sidecar = load_run(self.run)
             with record.timed("restore"), terminal.progress(self.run.name.stem) as progress:
-                restored = _restored(series, self.method, self.prior, progress)
+                restored = _restored(self.run, series, self.method, self.prior, progress)
             with staged(place) as folder, record.timed("write"):
                 self._write(folder, restored, sidecar)
                 outputs = sorted(path.name for path in folder.iterdir())
@@ -202,6 +205,15 @@ class _Work:
         for name, clip, extra, source in _images(self, restored):
             write_series(folder, name, clip, {**about, **extra}, source if is_nifti(source) else None)
 
+    def _about_prior(self, restored: Restored) -> Sidecar:
+        return {
+            "Model": stem(self.model),
+            "ModelSHA256": sha256(self.model),
+            "Seed": self.method.seed,
+            "Steps": restored.info["steps"],
+            "Samples": restored.info["samples"],
+        }
+
     def _about(self, restored: Restored, sidecar: Sidecar) -> Sidecar:
         """What every sidecar of this run says."""
         task = self.task
@@ -211,12 +223,8 @@ class _Work:
             "Medseq": {
                 "Version": __version__,
                 "Task": task,
-                "Model": stem(self.model),
-                "ModelSHA256": sha256(self.model),
-                "Seed": self.method.seed,
-                "Steps": restored.info["steps"],
-                "Samples": restored.info["samples"],
                 "NoiseStd": np.asarray(restored.info["noise"]).tolist(),
+                **(_about_bold(restored) if restored.maps else self._about_prior(restored)),
             },
         }
         if task == "interpolate":
@@ -226,6 +234,19 @@ class _Work:
         return about
 
 
+def _about_bold(restored: Restored) -> Sidecar:
+    """How much `denoise_bold` removed, and what of it is known (`medseq.bold.Report`)."""
+    info = restored.info
+    return {
+        "Method": "bold",
+        "ShareRemoved": info["share"],
+        "AmplitudeKept": info["kept"],
+        "SmoothnessGrowth": info["growth"],
+        "DegreesOfFreedomLost": info["dof_lost"],
+        "LimitedBy": info["limit"],
+    }
+
+
 def derivative_name(run: Run, method: Method) -> BidsName:
     """`sub-01_task-rest_bold.nii.gz` -> `sub-01_task-rest_desc-denoised_bold.nii.gz`; what was raw data is a cine."""
     task = method.task(run)
@@ -233,7 +254,7 @@ def derivative_name(run: Run, method: Method) -> BidsName:
     return name.described(_DESCRIPTIONS[task]).ending(".nii.gz")
 
 
-def _restored(series: Clip | KSpace, method: Method, prior: Prior, progress: Progress) -> Restored:
+def _restored(run: Run, series: Clip | KSpace, method: Method, prior: Prior, progress: Progress) -> Restored:
     common: dict[str, Any] = {
         "prior": prior,
         "samples": method.samples,
@@ -249,6 +270,8 @@ def _restored(series: Clip | KSpace, method: Method, prior: Prior, progress: Pro
         if method.steps is not None:
             common["steps"] = method.steps
         return restore.interpolate(series, method.factor, **common)
+    if (run.name.suffix if method.kind == "auto" else method.kind) == "bold":
+        return restore_bold(series, sigma=method.sigma, samples=method.samples)
     return restore.denoise(series, sigma=method.sigma, steps=method.steps, **common)
 
 
@@ -266,6 +289,9 @@ def _images(work: _Work, restored: Restored) -> Iterator[tuple[BidsName, Clip, S
         name = name_of(run.phase).described(told).ending(".nii.gz")
         about = {"Description": f"{description}: phase", "Units": "rad"}
         yield name, clip.with_data(clip.data.angle()), about, run.phase
+    for suffix, extra in restored.maps.items():
+        name = replace(work.output, suffix=suffix.replace("_", ""))
+        yield name, extra, {"Description": f"{description}: {suffix.replace('_', ' ')}"}, run.file
     if restored.std is not None:
         name = replace(work.output, entities={**work.output.entities, "desc": f"{work.output.entities['desc']}std"})
         yield name, restored.std, {"Description": f"{description}: std of the magnitude over the samples"}, run.file

@@ -28,13 +28,15 @@ class Restored:
 
     clip: the solved image for one sample, the mean of the draws for several. std: std of the magnitude over the
     draws, in input units, or None for one sample. samples: (K, B, 1, T, Y, X) on the CPU, or None. info: scale, noise,
-    steps, device, error of the warm start: what `run.json` reports as `result`.
+    steps, device, error of the warm start: what `run.json` reports as `result`. maps: of one frame each, by name: what
+    else is known of every voxel.
     """
 
     clip: Clip
     std: Clip | None = None
     samples: Tensor | None = None
     info: dict[str, Any] = field(default_factory=dict)
+    maps: dict[str, Clip] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

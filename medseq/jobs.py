@@ -129,15 +129,24 @@ def beside(output: Path, word: str) -> str:
 
 
 def read_times(path: Path) -> np.ndarray:
-    """Times (T,) in seconds from a text file. Raises InputError when it is missing or holds anything else."""
+    """Numbers (T,) from a text file. Raises InputError when it is missing or holds anything else."""
     try:
         return np.array([float(word) for word in path.read_text(encoding="utf-8").replace(",", " ").split()])
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the name") from None
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: must hold numbers (seconds) apart by blanks, commas or line ends ({error})"
-        ) from error
+        raise InputError(f"{path}: must hold numbers apart by blanks, commas or line ends ({error})") from error
+
+
+def read_censored(path: Path) -> np.ndarray:
+    """Which volumes are bad, (T,) bool: a text file of one 0 or 1 a volume, 1 for a bad one (as FSL and AFNI write it).
+
+    Raises InputError when it is missing or holds anything else.
+    """
+    values = read_times(path)
+    if len(values) == 0 or not np.isin(values, (0, 1)).all():
+        raise InputError(f"{path}: must hold a 0 (good) or a 1 (bad) for each volume")
+    return values.astype(bool)
 
 
 def check_output(output: Path, endings: Sequence[str], source: Path | None = None) -> None:

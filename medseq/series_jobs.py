@@ -23,16 +23,24 @@ if TYPE_CHECKING:
     from medseq.io.dicom.series import DicomSeries
 
 Work = Callable[[Clip, Progress], Restored]
+# What is made of BOLD series and needs no prior.
+BOLD = "bold"
 
 
 def restore_series(
-    command: str, source: Path, output: Path, settings: Mapping[str, Any], work: Work, options: SeriesOptions
+    command: str,
+    source: Path,
+    output: Path,
+    settings: Mapping[str, Any],
+    work: Work,
+    options: SeriesOptions,
+    bold_work: Work | None = None,
 ) -> str:
     """Read `source` (a NIfTI file, a DICOM file or folder), restore it and write `output`, and its std for samples.
 
     output: a NIfTI file, or a new folder for DICOM when the source is DICOM. command: what `run.json` calls it.
     settings: every option of the method by name; `prior`, `seed`, `device` and `precision` among them. work: restores
-    what was read. Returns what to tell the user.
+    what was read; bold_work: what is done to a BOLD series instead, without a prior. Returns what to tell the user.
     Raises MedseqError like its parts, and UsageError for an impossible output.
     """
     to_nifti = _checked_target(source, output, options)
@@ -42,7 +50,10 @@ def restore_series(
         with record.timed("read"):
             record.add_input(source)
             clip, dicom = _read(source, options)
-            record.add_model(weights_path(settings["prior"]))
+            if bold_work is not None and _is_bold(settings["kind"], source, dicom):
+                work = bold_work
+            else:
+                record.add_model(weights_path(settings["prior"]))
         with record.timed("restore"), terminal.progress(command) as progress:
             restored = work(_filled(clip, settings, progress), progress)
         record.result = {**restored.info, **_lacking(clip)}
@@ -94,6 +105,13 @@ def _read(source: Path, options: SeriesOptions) -> tuple[Clip, DicomSeries | Non
     return load_series(chosen, allow_missing=options.allow_missing_frames), chosen
 
 
+def _is_bold(kind: str, source: Path, dicom: DicomSeries | None) -> bool:
+    """kind: "cine", "bold", or "auto", which asks the DICOM header or the BIDS suffix in a file's name."""
+    if kind != "auto":
+        return kind == BOLD
+    return dicom.kind == BOLD if dicom is not None else stem(source).endswith("_bold")
+
+
 def _filled(clip: Clip, settings: Mapping[str, Any], progress: Progress) -> Clip:
     names = ("prior", "seed", "device", "precision")
     return fill_missing(clip, progress=progress, **{name: settings[name] for name in names})
@@ -115,6 +133,8 @@ def _save_nifti(restored: Restored, path: Path, like: Path | None) -> None:
     save_clip(restored.clip, path, like=like)
     if restored.std is not None:
         save_clip(restored.std, path.with_name(beside(path, "std")), like=like)
+    for name, extra in restored.maps.items():
+        save_clip(extra, path.with_name(beside(path, name)), like=like)
 
 
 def _save_dicom(
@@ -127,12 +147,12 @@ def _save_dicom(
 ) -> None:
     from medseq.io.dicom import Derivation, save_derived
 
-    assert record.model is not None
+    model = record.model or {"name": "", "sha256": ""}
     derivation = Derivation(
         task=record.command,
-        description=_DESCRIPTIONS[record.command],
-        model=record.model["name"],
-        model_sha256=record.model["sha256"],
+        description=_DESCRIPTIONS[record.command if record.model else BOLD],
+        model=model["name"],
+        model_sha256=model["sha256"],
         options=record.options,
         seed=settings["seed"],
     )
@@ -148,6 +168,7 @@ def _save_dicom(
 
 
 _DESCRIPTIONS = {
+    BOLD: "Noise reduced in what cannot be a haemodynamic response; for research only",
     "denoise": "Noise removed with a learned video diffusion prior; for research only",
     "interpolate": "Frames interpolated in time with a learned video diffusion prior; for research only",
 }

@@ -58,7 +58,7 @@ def simulate_bold(
     bold = bold_series(size, slices, frames, repetition_time, change, g)
     truth = bold.series[:, None]
     noisy = (torch.complex(truth, torch.zeros_like(truth)) + noise * unit_noise(truth.to(torch.complex64), g)).abs()
-    affine = scanner_affine(size, slices, (3.0, 3.0, 3.5))
+    affine = scanner_affine(size, slices, (bold.voxel[2], bold.voxel[1], bold.voxel[0]))
     # scanners store a few hundred to a few thousand units
     series = Clip(1000 * noisy, affine, np.arange(frames) * repetition_time)
     return series, Clip(bold.activation[:, None, None], affine)

@@ -16,7 +16,7 @@ from medseq.clip import Clip
 from medseq.io import save_clip, save_kspace
 from medseq.simulate import acquire, simulate_bold, simulate_cine
 
-FRAMES, SIZE, SLICES = 6, (32, 32), 2
+FRAMES, SIZE, SLICES = 10, (32, 32), 2
 BOLD = "sub-01/func/sub-01_task-rest_bold.nii.gz"
 CINE = "sub-01/heart/sub-01_acq-sa_cine.nii.gz"
 RAW = "sub-01/heart/sub-01_acq-sa_kspace.h5"

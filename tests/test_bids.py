@@ -216,7 +216,7 @@ def test_an_inherited_repetition_time_fills_a_header_without(dataset: Path) -> N
 
 
 def test_volumes_may_have_times_of_their_own(dataset: Path) -> None:
-    times = [0.5, 2.0, 5.0, 6.0, 7.5, 10.0]
+    times = [0.5, 2.0, 5.0, 6.0, 7.5, 10.0, 11.0, 13.0, 14.0, 17.0]
     put(dataset, BOLD, bold(), {"VolumeTiming": times})
     np.testing.assert_array_equal(only_clip(dataset).times, times)
     for bad in (times[:-1], [*times[:-1], "x"], [*times[:-1], 1.0], 3, [*times[:-1], True]):

@@ -28,9 +28,9 @@ from bids_dataset import (
     write_json,
 )
 
-from medseq import restore
 from medseq.bids_app import main
 from medseq.bids_run import Method, Report, restore_dataset
+from medseq.bold_task import restore_bold
 from medseq.clip import Clip
 from medseq.errors import InputError, MedseqWarning, ResourceError, UsageError
 from medseq.io import load_clip
@@ -79,17 +79,19 @@ def test_derivatives_are_valid(restored: Path) -> None:
     out = restored / "derivatives" / "medseq"
     assert errors_of(restored) == []
     assert errors_of(out) == []
-    assert sorted(name for name in files(out) if name.endswith(".nii.gz")) == [
+    series = sorted(name for name in files(out) if name.endswith(("bold.nii.gz", "cine.nii.gz")))
+    assert series == [
         f"{DENOISED}.nii.gz",
         "sub-01/heart/sub-01_acq-sa_desc-denoised_cine.nii.gz",
         "sub-01/heart/sub-01_acq-sa_desc-recon_cine.nii.gz",
         "sub-02/func/sub-02_task-rest_part-mag_desc-denoised_bold.nii.gz",
         "sub-02/func/sub-02_task-rest_part-phase_desc-denoised_bold.nii.gz",
     ]
-    for name in files(out):
-        if name.endswith(".nii.gz"):
-            about = read(out / name.replace(".nii.gz", ".json"))
-            assert np.float32(about["RepetitionTime"]) == stored_interval(out / name)
+    for name in series:
+        about = read(out / name.replace(".nii.gz", ".json"))
+        assert np.float32(about["RepetitionTime"]) == stored_interval(out / name)
+    for word in ("doflost", "removed"):
+        assert load_clip(out / f"{DENOISED.removesuffix('bold')}{word}.nii.gz").frames == 1
 
 
 def test_a_derivative_says_what_it_is(restored: Path) -> None:
@@ -102,15 +104,16 @@ def test_a_derivative_says_what_it_is(restored: Path) -> None:
     assert about["SliceTiming"] == [0.0, 1.0]
     assert about["SkullStripped"] is False
     record = read(out / "logs" / "sub-01_task-rest_desc-denoised_bold.run.json")
-    assert about["Medseq"]["ModelSHA256"] == record["model"]["sha256"]
-    assert about["Medseq"]["Seed"] == record["options"]["seed"] == 3
     assert about["Medseq"]["NoiseStd"] == record["result"]["noise"]
+    assert about["Medseq"]["ShareRemoved"] == record["result"]["share"]
+    heart = read(out / "sub-01" / "heart" / "sub-01_acq-sa_desc-denoised_cine.json")["Medseq"]
+    assert (heart["ModelSHA256"], heart["Seed"]) == (record["model"]["sha256"], 3)
 
 
 def test_a_derivative_is_what_the_library_makes(restored: Path) -> None:
     ours = load_clip(restored / "derivatives" / "medseq" / f"{DENOISED}.nii.gz")
     source = load_clip(restored / BOLD)
-    torch.testing.assert_close(ours.data, restore.denoise(source, seed=3).clip.data)
+    torch.testing.assert_close(ours.data, restore_bold(source).clip.data)
     np.testing.assert_array_equal(ours.affine, source.affine)
     np.testing.assert_array_equal(ours.times, source.times)
 
@@ -164,14 +167,14 @@ def test_a_second_run_changes_nothing_until_something_changed(study: Path, tmp_p
 
 def test_samples_bring_their_std_and_take_it_away(study: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    restore_dataset(study, out, method=Method(samples=2, steps=2), tell=_mute)
+    restore_dataset(study, out, method=Method(kind="cine", samples=2, steps=2), tell=_mute)
     std = out / "sub-01" / "func" / "sub-01_task-rest_desc-denoisedstd_bold.nii.gz"
     assert (
         float(load_clip(std).data.min()) >= 0
         and "std of" in read(std.with_name("sub-01_task-rest_desc-denoisedstd_bold.json"))["Description"]
     )
     assert errors_of(out) == []
-    restore_dataset(study, out, tell=_mute)
+    restore_dataset(study, out, method=Method(kind="cine"), tell=_mute)
     assert not list(std.parent.glob("*std*"))
     assert (out / f"{DENOISED}.nii.gz").is_file()
 
@@ -225,11 +228,12 @@ def test_the_units_of_a_phase_are_an_input_too(tmp_path: Path) -> None:
 
 def test_sparse_volumes_stay_valid(tmp_path: Path) -> None:
     root = empty_dataset(tmp_path / "study")
-    clip = replace(bold(), times=np.array([0.0, 2.0, 6.0, 8.0, 12.0, 14.0]))
+    clip = replace(bold(), times=np.cumsum([0.0, 2.0, 4.0, 2.0, 4.0, 2.0, 4.0, 2.0, 4.0, 2.0]))
     with pytest.warns(MedseqWarning, match="uneven"):
         put(root, BOLD, clip, {"TaskName": "rest", "VolumeTiming": clip.times.tolist(), "SliceTiming": [0.0, 1.0]})
     assert errors_of(root) == []
-    restore_dataset(root, tmp_path / "out", tell=_mute)
+    assert not restore_dataset(root, tmp_path / "none", tell=_mute).done  # bold needs even times, and says so
+    restore_dataset(root, tmp_path / "out", method=Method(kind="cine"), tell=_mute)
     assert errors_of(tmp_path / "out") == []
     assert read(tmp_path / "out" / f"{DENOISED}.json")["VolumeTiming"] == clip.times.tolist()
 
@@ -248,7 +252,7 @@ def test_an_error_of_our_own_is_one_failed_run(study: Path, tmp_path: Path, monk
     def crash(*arguments: object, **options: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(restore, "denoise", crash)
+    monkeypatch.setattr("medseq.bids_run.restore_bold", crash)
     report = restore_dataset(study, tmp_path / "out", tell=_mute)
     assert (list(report.failed), report.exit_code) == ([Path(DENOISED).name], 1)
     assert not (tmp_path / "out").exists()

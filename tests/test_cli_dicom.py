@@ -44,11 +44,14 @@ def test_a_study_is_denoised_into_a_derived_series(here):
 
 
 def test_a_study_becomes_nifti(here):
-    truth = noisy_scan(here / "study", "philips", kind="bold", slices=3, frames=4)
-    assert command("denoise study -o clean.nii.gz --prior tiny.safetensors") == 0
+    truth = noisy_scan(here / "study", "philips", kind="bold", slices=3, frames=12)
+    assert command("denoise study -o clean.nii.gz") == 0
     clip = load_clip(here / "clean.nii.gz")
     np.testing.assert_allclose(clip.affine, truth.affine, atol=1e-3)
-    assert not clip.is_complex and clip.data.shape[:3] == (3, 1, 4)
+    assert not clip.is_complex and clip.data.shape[:3] == (3, 1, 12)
+    record = json.loads((here / "clean.run.json").read_text())
+    assert record["result"]["method"] == "bold" and record["model"] is None
+    assert load_clip(here / "clean_dof_lost.nii.gz").frames == load_clip(here / "clean_removed.nii.gz").frames == 1
 
 
 def test_phases_are_written_as_complex_values_on_request_only(here):
@@ -83,12 +86,12 @@ def test_interpolated_frames_lie_between_those_of_the_scanner(here):
 
 def test_one_of_several_series_must_be_chosen(here, capsys):
     noisy_scan(here / "study", "ge", slices=1, frames=4, number=5)
-    noisy_scan(here / "study", "ge", slices=2, frames=4, number=6, kind="bold", name="other")
+    noisy_scan(here / "study", "ge", slices=2, frames=10, number=6, kind="bold", name="other")
     assert command("denoise study -o out --prior tiny.safetensors") == 4
     error = capsys.readouterr().err
     assert "5" in error and "6" in error and "--series" in error
     assert command("denoise study -o out --prior tiny.safetensors --series 6") == 0
-    assert len(files(here / "out")) == 8
+    assert len(files(here / "out")) == 20
     assert command("denoise study -o other --prior tiny.safetensors --series 7") == 2
 
 

@@ -22,12 +22,26 @@ ROOT = Path(medseq.__file__).parent
 
 # A package stands for everything in it. A new module fails here until somebody has given it a level.
 LEVELS = (
-    {"clip", "errors", "metrics", "network", "noise", "operators", "patterns", "solve", "temporal"},
+    {
+        "activation",
+        "clip",
+        "errors",
+        "metrics",
+        "network",
+        "noise",
+        "noise_map",
+        "operators",
+        "patterns",
+        "smoothness",
+        "solve",
+        "temporal",
+    },
     {"phantoms"},
     {
         "acquisition",
         "baselines",
         "between",
+        "bold",
         "coils",
         "corruption",
         "guides",
@@ -36,10 +50,12 @@ LEVELS = (
         "posterior",
         "prior",
         "timegrid",
+        "volumes",
         "warmstart",
     },
     {
         "archive",
+        "bold_task",
         "config",
         "filling",
         "gathering",
@@ -59,7 +75,7 @@ LEVELS = (
 NUMERICS = (LEVELS[0] | LEVELS[1] | LEVELS[2]) - {"io"}
 BARE = {"torch", "numpy"} | set(sys.stdlib_module_names)
 # scikit-image and the SciPy it stands on inside functions only, where they are the better tools.
-MAY_CALL_SKIMAGE = {"baselines", "metrics"}
+MAY_CALL_SKIMAGE = {"activation", "baselines", "metrics"}
 # Who must not know whom, beyond the levels.
 STRANGERS = {("io", "network"), ("io", "prior"), ("prior", "operators")}
 EXEMPT = {"medseq.io.weights"}

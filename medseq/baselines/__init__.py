@@ -7,6 +7,7 @@ from medseq.baselines.kernels import grappa, tgrappa
 from medseq.baselines.linear import linear_interpolation, sense, time_average, zero_filled
 from medseq.baselines.local_pca import local_pca, local_pca_wiener
 from medseq.baselines.patches import locally_low_rank
+from medseq.baselines.smoothing import gaussian_smoothing, temporal_low_pass
 from medseq.baselines.sparse import kt_sparse, low_rank_sparse
 from medseq.baselines.variation import temporal_tv, total_variation
 from medseq.baselines.wavelets import wavelet
@@ -15,6 +16,7 @@ __all__ = [
     "composite_descent",
     "cubic_interpolation",
     "fourier_interpolation",
+    "gaussian_smoothing",
     "grappa",
     "kt_composite",
     "kt_sparse",
@@ -26,6 +28,7 @@ __all__ = [
     "non_local_means",
     "optical_flow_interpolation",
     "sense",
+    "temporal_low_pass",
     "temporal_tv",
     "tgrappa",
     "time_average",

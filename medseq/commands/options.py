@@ -30,6 +30,10 @@ SeriesOutput = Annotated[
 Count = Annotated[int, Parameter(validator=Number(gte=1))]
 Steps = Annotated[int, Parameter(validator=Number(gte=1), help="Noise levels: more is slower and sharper.")]
 Device = Annotated[str, Parameter(validator=_check_device, help="auto, cpu, cuda or cuda:N.")]
+Kind = Annotated[
+    Literal["auto", "cine", "bold"],
+    Parameter(help="What it shows; auto: bold for BOLD (by DICOM header or BIDS name), else cine."),
+]
 Positive = Annotated[float, Parameter(validator=_check_finite_positive)]
 
 

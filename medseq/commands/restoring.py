@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from medseq.commands.options import Count, Options, Output, Positive, SeriesOutput, Steps, app, examples
+from medseq.commands.options import Count, Kind, Options, Output, Positive, SeriesOutput, Steps, app, examples
 from medseq.errors import UsageError
 from medseq.series_options import SeriesOptions
 
@@ -52,6 +52,7 @@ def reconstruct(
         "denoise cine.nii.gz -o clean.nii.gz",
         "denoise cine.nii.gz -o clean.nii.gz --sigma 12",
         "denoise study --series 5 -o clean",
+        "denoise cine.nii.gz --kind cine -o clean.nii.gz",
     )
 )
 def denoise(
@@ -59,6 +60,8 @@ def denoise(
     /,
     *,
     output: SeriesOutput,
+    kind: Kind = "auto",
+    censored: Annotated[Path | None, Parameter(help="BOLD: text file of a 0 or, for a bad volume, a 1 each.")] = None,
     sigma: Annotated[Positive | None, Parameter(help="Noise std in input units; estimated when not given.")] = None,
     steps: Annotated[Count | None, Parameter(help="Noise levels [default: 1, or 12 with several samples].")] = None,
     options: Options = Options(),  # noqa: B008 (frozen)
@@ -67,17 +70,26 @@ def denoise(
     """Remove noise from an image series, or from every one of a BIDS dataset."""
     from medseq import restore
     from medseq.bids_run import Method
+    from medseq.bold_task import restore_bold
     from medseq.io import is_bids
+    from medseq.jobs import read_censored
     from medseq.series_jobs import restore_series
 
     if is_bids(series):
-        return _restore_dataset(series, output, reading, Method(sigma=sigma, steps=steps, **asdict(options)))
+        if censored is not None:
+            raise UsageError("--censored is about one series; give one of the dataset's files")
+        return _restore_dataset(series, output, reading, Method(kind=kind, sigma=sigma, steps=steps, **asdict(options)))
 
     def work(clip: Clip, progress: Progress) -> Restored:
         return restore.denoise(clip, sigma=sigma, steps=steps, progress=progress, **asdict(options))
 
-    settings = {"sigma": sigma, "steps": steps, **asdict(options)}
-    print(restore_series("denoise", series, output, settings, work, reading))
+    bad = None if censored is None else read_censored(censored)
+
+    def bold_work(clip: Clip, _: Progress) -> Restored:
+        return restore_bold(clip, sigma=sigma, censored=bad, samples=options.samples)
+
+    settings = {"kind": kind, "censored": censored, "sigma": sigma, "steps": steps, **asdict(options)}
+    print(restore_series("denoise", series, output, settings, work, reading, bold_work))
     return 0
 
 
@@ -95,6 +107,7 @@ def interpolate(
         int | None, Parameter(validator=Number(gte=2), help="Frames for every frame [default: 2].")
     ] = None,
     times: Annotated[Path | None, Parameter(help="Text file of the wanted times in seconds.")] = None,
+    kind: Kind = "auto",
     steps: Steps = 2,
     options: Options = Options(),  # noqa: B008 (frozen)
     reading: SeriesOptions = SeriesOptions(),  # noqa: B008 (frozen)
@@ -104,6 +117,7 @@ def interpolate(
         raise UsageError("--factor and --times exclude each other; give one")
     from medseq import restore
     from medseq.bids_run import Method
+    from medseq.bold_task import resample_bold
     from medseq.io import is_bids
     from medseq.jobs import read_times
     from medseq.series_jobs import restore_series
@@ -118,8 +132,11 @@ def interpolate(
     def work(clip: Clip, progress: Progress) -> Restored:
         return restore.interpolate(clip, factor or 2, wanted, steps=steps, progress=progress, **asdict(options))
 
-    settings = {"factor": factor, "times": wanted, "steps": steps, **asdict(options)}
-    print(restore_series("interpolate", series, output, settings, work, reading))
+    def bold_work(clip: Clip, _: Progress) -> Restored:
+        return resample_bold(clip, factor or 2, wanted, samples=options.samples)
+
+    settings = {"kind": kind, "factor": factor, "times": wanted, "steps": steps, **asdict(options)}
+    print(restore_series("interpolate", series, output, settings, work, reading, bold_work))
     return 0
 
 

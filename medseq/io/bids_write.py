@@ -29,7 +29,7 @@ BIDS_VERSION = "1.11.0"
 _GENERATOR = "medseq"
 _SOURCE = "raw"  # the name of the source dataset in BIDS URIs
 # Validators know no heart, and take reports for strays; `heart/` would match nothing in the implementation they use.
-_BIDSIGNORE = "**/heart\n**/figures\n"
+_BIDSIGNORE = "**/heart\n**/figures\n**/*_doflost.*\n**/*_removed.*\n"
 _README = """\
 # Series restored by medseq
 
@@ -39,6 +39,8 @@ interpolated or reconstructed. The sidecar of each series names its sources, the
 - `desc-denoised`, `desc-interpolated`, `desc-recon`: the series; with `std` at the end: the standard deviation of its
   magnitude over the samples drawn.
 - `sub-*/[ses-*/]heart/`: cardiac series, which BIDS has no name for; `.bidsignore` hides them from validators.
+- `*_doflost`: degrees of freedom to take off in a model of the denoised series, a map; `*_removed`: the standard
+  deviation of what was taken away. `.bidsignore` hides them, too.
 - `logs/`: how each series was made, to the versions of the libraries.
 """
 

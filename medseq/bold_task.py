@@ -1,0 +1,88 @@
+"""What is done to BOLD series, as tasks beside the others: a series in, a `Restored` out. No trained prior is asked."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medseq.bold import Report, denoise_bold
+from medseq.clip import Clip
+from medseq.errors import MedseqWarning, UsageError
+from medseq.gathering import Restored
+from medseq.volumes import fill_volumes, insert_dropped, resample
+
+# A rest with more power than this many times that of noise is not thermal: the head moved, or worse.
+_UNLIKE_NOISE = 2.0
+
+
+def restore_bold(
+    clip: Clip, *, sigma: float | None = None, censored: np.ndarray | None = None, samples: int = 1
+) -> Restored:
+    """`denoise_bold` with its report: `info` says how much was removed and why no more, `maps` hold what it cost.
+
+    censored: (T,) bool, volumes that are bad; they, and those that the times show to be cut out, are filled in first
+    (`medseq.volumes.fill_volumes`) and listed in `info`, counted from 1. sigma: noise std of each real channel, None to
+    map it. maps: `dof_lost`, degrees of freedom to take off in a model (see `medseq.activation.glm`); `removed`, std of
+    what was taken away, in input units.
+    Warns with MedseqWarning where what cannot be a response is far from being noise. Raises UsageError for several
+    samples, as the method is deterministic, and else as `denoise_bold`.
+    """
+    if samples > 1:
+        raise UsageError("BOLD denoising is deterministic: there are no samples to draw; leave --samples out")
+    clip = insert_dropped(clip)
+    filled = _bad_volumes(clip, censored)
+    if filled.any():
+        clip = fill_volumes(clip, filled)
+    done = denoise_bold(clip, sigma=None if sigma is None else _even(sigma, clip.data))
+    if done.report.noise_share < 1 / _UNLIKE_NOISE:
+        warnings.warn(
+            f"only {100 * done.report.noise_share:.0f} % of what cannot be a response is noise: the head moved, or the "
+            "series is unlike those that this method is for; little was removed",
+            MedseqWarning,
+            stacklevel=2,
+        )
+    removed = done.removed.abs().square().mean(2, keepdim=True).sqrt()
+    maps = {"dof_lost": _map(done.dof_lost.float(), clip), "removed": _map(removed, clip)}
+    return Restored(done.clip, info=_info(done.report, filled), maps=maps)
+
+
+def _bad_volumes(clip: Clip, censored: np.ndarray | None) -> np.ndarray:
+    bad = np.zeros(clip.frames, bool) if clip.present is None else ~clip.present.all(dim=0).numpy()
+    if censored is None:
+        return bad
+    if censored.shape != bad.shape:
+        raise UsageError(f"{len(censored)} volumes are said to be good or bad, but the series has {clip.frames}")
+    return bad | censored
+
+
+def _info(report: Report, filled: np.ndarray) -> dict[str, Any]:
+    about = {"method": "bold", "steps": 1, "samples": 1, **asdict(report)}
+    return {**about, "filled_volumes": (np.flatnonzero(filled) + 1).tolist()} if filled.any() else about
+
+
+def resample_bold(clip: Clip, factor: int = 2, times: np.ndarray | None = None, *, samples: int = 1) -> Restored:
+    """A BOLD series at other times, the slices' own times taken into account: `factor` times as many, or `times`.
+
+    See `medseq.volumes.resample`. Volumes that were cut out are put back and filled in first. Raises UsageError for
+    several samples, as the method is deterministic, and else as `resample` does.
+    """
+    if samples > 1:
+        raise UsageError("BOLD series are resampled, not drawn: there are no samples; leave --samples out")
+    clip = fill_volumes(insert_dropped(clip))
+    if times is None:
+        places = np.arange((clip.frames - 1) * factor + 1) / factor
+        times = np.interp(places, np.arange(clip.frames), clip.times)
+    return Restored(resample(clip, times), info={"method": "bold", "steps": 1, "samples": 1, "noise": []})
+
+
+def _map(values: Tensor, clip: Clip) -> Clip:
+    return Clip(values, clip.affine, clip.times[:1])
+
+
+def _even(sigma: float, series: Tensor) -> Tensor:
+    return torch.full((series.shape[0], 1, 1, *series.shape[-2:]), sigma)
