@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -25,20 +25,21 @@ def restore_bold(
 ) -> Restored:
     """`denoise_bold` with its report: `info` says how much was removed and why no more, `maps` hold what it cost.
 
-    censored: (T,) bool, volumes that are bad; they, and those that the times show to be cut out, are filled in first
-    (`medseq.volumes.fill_volumes`) and listed in `info`, counted from 1. sigma: noise std of each real channel, None to
-    map it. maps: `dof_lost`, degrees of freedom to take off in a model (see `medseq.activation.glm`); `removed`, std of
-    what was taken away, in input units.
+    censored: (T,) bool, volumes that are bad; they are filled in first (`medseq.volumes.fill_volumes`) and listed in
+    `info`, counted from 1. Volumes that the times show to be cut out are put back for the time being only.
+    sigma: noise std of each real channel, None to map it. maps: `dof_lost`, degrees of freedom to take off in a model
+    (see `medseq.activation.glm`); `removed`, std of what was taken away, in input units.
     Warns with MedseqWarning where what cannot be a response is far from being noise. Raises UsageError for several
     samples, as the method is deterministic, and else as `denoise_bold`.
     """
     if samples > 1:
         raise UsageError("BOLD denoising is deterministic: there are no samples to draw; leave --samples out")
-    clip = insert_dropped(clip)
     filled = _bad_volumes(clip, censored)
-    if filled.any():
-        clip = fill_volumes(clip, filled)
-    done = denoise_bold(clip, sigma=None if sigma is None else _even(sigma, clip.data))
+    whole = insert_dropped(fill_volumes(clip, filled) if filled.any() else clip)
+    there = np.abs(whole.times[None] - clip.times[:, None]).argmin(axis=1)  # of the volumes of `clip`
+    made_up = np.ones(whole.frames, bool)
+    made_up[there[~filled]] = False
+    done = denoise_bold(fill_volumes(whole), sigma=None if sigma is None else _even(sigma, clip.data), filled=made_up)
     if done.report.noise_share < 1 / _UNLIKE_NOISE:
         warnings.warn(
             f"only {100 * done.report.noise_share:.0f} % of what cannot be a response is noise: the head moved, or the "
@@ -48,7 +49,8 @@ def restore_bold(
         )
     removed = done.removed.abs().square().mean(2, keepdim=True).sqrt()
     maps = {"dof_lost": _map(done.dof_lost.float(), clip), "removed": _map(removed, clip)}
-    return Restored(done.clip, info=_info(done.report, filled), maps=maps)
+    result = replace(done.clip, data=done.clip.data[:, :, there], times=clip.times)
+    return Restored(result, info=_info(done.report, filled), maps=maps)
 
 
 def _bad_volumes(clip: Clip, censored: np.ndarray | None) -> np.ndarray:
