@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from medseq import __version__, restore, terminal
-from medseq.bold_task import restore_bold
+from medseq.bold_task import resample_bold, restore_bold
 from medseq.clip import Clip, KSpace
 from medseq.errors import InputError, UsageError
 from medseq.gathering import Restored
@@ -224,7 +224,7 @@ class _Work:
                 "Version": __version__,
                 "Task": task,
                 "NoiseStd": np.asarray(restored.info["noise"]).tolist(),
-                **(_about_bold(restored) if restored.maps else self._about_prior(restored)),
+                **(_about_bold(restored) if _is_bold(restored) else self._about_prior(restored)),
             },
         }
         if task == "interpolate":
@@ -234,9 +234,16 @@ class _Work:
         return about
 
 
+def _is_bold(restored: Restored) -> bool:
+    """Whether it was made by the methods for BOLD, which ask no prior."""
+    return restored.info.get("method") == "bold"
+
+
 def _about_bold(restored: Restored) -> Sidecar:
-    """How much `denoise_bold` removed, and what of it is known (`medseq.bold.Report`)."""
+    """Of denoising: how much was removed, and what of it is known (`medseq.bold.Report`)."""
     info = restored.info
+    if "share" not in info:
+        return {"Method": "bold"}
     return {
         "Method": "bold",
         "ShareRemoved": info["share"],
@@ -266,12 +273,15 @@ def _restored(run: Run, series: Clip | KSpace, method: Method, prior: Prior, pro
     if isinstance(series, KSpace):
         made = restore.reconstruct(series, steps=method.steps, **common)
         return replace(made, clip=made.clip.with_data(made.clip.data.abs()))
+    is_bold = (run.name.suffix if method.kind == "auto" else method.kind) == "bold"
+    if is_bold and method.mode == "interpolate":
+        return resample_bold(series, method.factor, samples=method.samples)
+    if is_bold:
+        return restore_bold(series, sigma=method.sigma, samples=method.samples)
     if method.mode == "interpolate":
         if method.steps is not None:
             common["steps"] = method.steps
         return restore.interpolate(series, method.factor, **common)
-    if (run.name.suffix if method.kind == "auto" else method.kind) == "bold":
-        return restore_bold(series, sigma=method.sigma, samples=method.samples)
     return restore.denoise(series, sigma=method.sigma, steps=method.steps, **common)
 
 
@@ -281,7 +291,10 @@ def _images(work: _Work, restored: Restored) -> Iterator[tuple[BidsName, Clip, S
     One that was joined from magnitude and phase is written as these two.
     """
     run, clip, told = work.run, restored.clip, _DESCRIPTIONS[work.task]
-    description = f"{told} with a learned prior"
+    # Only what `denoise_bold` makes has maps, and it asks no prior.
+    description = (
+        f"{told} in what cannot be a haemodynamic response" if restored.maps else f"{told} with a learned prior"
+    )
     if run.phase is None:
         yield work.output, clip, {"Description": description}, run.file
     else:

@@ -165,6 +165,8 @@ def _save_dicom(
         multiframe=options.multiframe,
         deidentify=pseudonym_key(options.deidentify, options.deidentify_key),
     )
+    for name, extra in restored.maps.items():  # they are no images of the patient, and no archive asks for them
+        save_clip(extra, folder / f"{name}.nii.gz")
 
 
 _DESCRIPTIONS = {

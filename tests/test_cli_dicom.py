@@ -92,6 +92,10 @@ def test_one_of_several_series_must_be_chosen(here, capsys):
     assert "5" in error and "6" in error and "--series" in error
     assert command("denoise study -o out --prior tiny.safetensors --series 6") == 0
     assert len(files(here / "out")) == 20
+    image = pydicom.dcmread(files(here / "out")[0])
+    assert "haemodynamic" in image.DerivationDescription and "model" not in image.ImageComments
+    for name in ("dof_lost", "removed"):
+        np.testing.assert_allclose(load_clip(here / "out" / f"{name}.nii.gz").affine, load_dicom(here / "out").affine)
     assert command("denoise study -o other --prior tiny.safetensors --series 7") == 2
 
 

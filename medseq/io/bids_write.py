@@ -33,7 +33,7 @@ _BIDSIGNORE = "**/heart\n**/figures\n**/*_doflost.*\n**/*_removed.*\n"
 _README = """\
 # Series restored by medseq
 
-Derivatives of the dataset that `dataset_description.json` names, for research only: what a learned prior has denoised,
+Derivatives of the dataset that `dataset_description.json` names, for research only: what medseq has denoised,
 interpolated or reconstructed. The sidecar of each series names its sources, the model and the options.
 
 - `desc-denoised`, `desc-interpolated`, `desc-recon`: the series; with `std` at the end: the standard deviation of its
@@ -139,7 +139,8 @@ def _timing(path: Path, clip: Clip, sidecar: Mapping[str, Any]) -> Sidecar:
         timing["RepetitionTime"] = _interval(path)
     elif clip.frames > 1:
         timing["VolumeTiming"] = [_short(each) for each in clip.times]
-    if clip.slice_times is not None and _within_a_frame(clip, clip.slice_times):
+    # Zeros throughout: corrected already, and nobody shall correct it again.
+    if clip.slice_times is not None and clip.slice_times.any() and _within_a_frame(clip, clip.slice_times):
         reverse = sidecar.get("SliceEncodingDirection") == "k-"
         timing["SliceTiming"] = [_short(each) for each in (clip.slice_times[::-1] if reverse else clip.slice_times)]
     if clip.period is not None:
