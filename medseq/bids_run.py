@@ -49,6 +49,10 @@ class Method:
     precision: str = "auto"
     prior: str | None = None
 
+    def is_bold(self, run: Run) -> bool:
+        """Whether a run is done by the methods for BOLD, which ask no prior."""
+        return not is_raw(run.file) and (run.name.suffix if self.kind == "auto" else self.kind) == "bold"
+
     def task(self, run: Run) -> Task:
         return "reconstruct" if is_raw(run.file) else self.mode
 
@@ -183,7 +187,8 @@ class _Work:
             with record.timed("read"):
                 for file in self.run.files:
                     record.add_input(file)
-                record.add_model(self.model)
+                if not self.method.is_bold(self.run):
+                    record.add_model(self.model)
                 fingerprint = self._fingerprint()
                 series, sidecar = load_run(self.run)
             with record.timed("restore"), terminal.progress(self.run.name.stem) as progress:
@@ -224,7 +229,7 @@ class _Work:
                 "Version": __version__,
                 "Task": task,
                 "NoiseStd": np.asarray(restored.info["noise"]).tolist(),
-                **(_about_bold(restored) if _is_bold(restored) else self._about_prior(restored)),
+                **(_about_bold(restored) if self.method.is_bold(self.run) else self._about_prior(restored)),
             },
         }
         if task == "interpolate":
@@ -232,11 +237,6 @@ class _Work:
         if self.run.name.suffix == "bold":
             about["SkullStripped"] = False  # required of derived images: nothing was cut away
         return about
-
-
-def _is_bold(restored: Restored) -> bool:
-    """Whether it was made by the methods for BOLD, which ask no prior."""
-    return restored.info.get("method") == "bold"
 
 
 def _about_bold(restored: Restored) -> Sidecar:
@@ -273,7 +273,7 @@ def _restored(run: Run, series: Clip | KSpace, method: Method, prior: Prior, pro
     if isinstance(series, KSpace):
         made = restore.reconstruct(series, steps=method.steps, **common)
         return replace(made, clip=made.clip.with_data(made.clip.data.abs()))
-    is_bold = (run.name.suffix if method.kind == "auto" else method.kind) == "bold"
+    is_bold = method.is_bold(run)
     if is_bold and method.mode == "interpolate":
         return resample_bold(series, method.factor, samples=method.samples)
     if is_bold:

@@ -25,6 +25,7 @@ from medseq.baselines.smoothing import gaussian_smoothing, temporal_low_pass
 from medseq.clip import Clip
 from medseq.errors import InputError, UsageError
 from medseq.noise_map import noise_map
+from medseq.phantoms.bold import haemodynamic_response
 from medseq.smoothness import fwhm, overall
 
 # Chosen on simulated series (docs/measurements.md), then fixed.
@@ -194,8 +195,6 @@ def _blobs(mask: Tensor, voxel: tuple[float, float, float], seed: int) -> Tensor
 
 def _response(frames: int, interval: float) -> Tensor:
     """(T,) the response to one brief event, shifted to the middle of the run: the spectrum of any design's response."""
-    from medseq.phantoms.bold import haemodynamic_response
-
     return haemodynamic_response(torch.arange(frames, dtype=torch.float64) * interval - frames * interval / 3)
 
 

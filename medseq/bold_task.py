@@ -26,7 +26,8 @@ def restore_bold(
     """`denoise_bold` with its report: `info` says how much was removed and why no more, `maps` hold what it cost.
 
     censored: (T,) bool, volumes that are bad; they are filled in first (`medseq.volumes.fill_volumes`) and listed in
-    `info`, counted from 1. Volumes that the times show to be cut out are put back for the time being only.
+    `info`, counted from 1. Missing frames (`clip.present`) are filled in slice by slice; volumes that the times show to
+    be cut out are put back for the time being only.
     sigma: noise std of each real channel, None to map it. maps: `dof_lost`, degrees of freedom to take off in a model
     (see `medseq.activation.glm`); `removed`, std of what was taken away, in input units.
     Warns with MedseqWarning where what cannot be a response is far from being noise. Raises UsageError for several
@@ -34,12 +35,13 @@ def restore_bold(
     """
     if samples > 1:
         raise UsageError("BOLD denoising is deterministic: there are no samples to draw; leave --samples out")
-    filled = _bad_volumes(clip, censored)
-    whole = insert_dropped(fill_volumes(clip, filled) if filled.any() else clip)
+    whole = insert_dropped(clip)
     there = np.abs(whole.times[None] - clip.times[:, None]).argmin(axis=1)  # of the volumes of `clip`
-    made_up = np.ones(whole.frames, bool)
-    made_up[there[~filled]] = False
-    done = denoise_bold(fill_volumes(whole), sigma=None if sigma is None else _even(sigma, clip.data), filled=made_up)
+    bad = np.zeros(whole.frames, bool)
+    bad[there] = _checked(censored, clip)
+    lacking = bad if whole.present is None else bad | ~whole.present.all(dim=0).numpy()
+    noise = None if sigma is None else _even(sigma, clip.data)
+    done = denoise_bold(fill_volumes(whole, bad), sigma=noise, filled=lacking)
     if done.report.noise_share < 1 / _UNLIKE_NOISE:
         warnings.warn(
             f"only {100 * done.report.noise_share:.0f} % of what cannot be a response is noise: the head moved, or the "
@@ -50,21 +52,20 @@ def restore_bold(
     removed = done.removed.abs().square().mean(2, keepdim=True).sqrt()
     maps = {"dof_lost": _map(done.dof_lost.float(), clip), "removed": _map(removed, clip)}
     result = replace(done.clip, data=done.clip.data[:, :, there], times=clip.times)
-    return Restored(result, info=_info(done.report, filled), maps=maps)
+    return Restored(result, info=_info(done.report, bad[there]), maps=maps)
 
 
-def _bad_volumes(clip: Clip, censored: np.ndarray | None) -> np.ndarray:
-    bad = np.zeros(clip.frames, bool) if clip.present is None else ~clip.present.all(dim=0).numpy()
+def _checked(censored: np.ndarray | None, clip: Clip) -> np.ndarray:
     if censored is None:
-        return bad
-    if censored.shape != bad.shape:
+        return np.zeros(clip.frames, bool)
+    if len(censored) != clip.frames:
         raise UsageError(f"{len(censored)} volumes are said to be good or bad, but the series has {clip.frames}")
-    return bad | censored
+    return censored
 
 
-def _info(report: Report, filled: np.ndarray) -> dict[str, Any]:
+def _info(report: Report, censored: np.ndarray) -> dict[str, Any]:
     about = {"method": "bold", "steps": 1, "samples": 1, **asdict(report)}
-    return {**about, "filled_volumes": (np.flatnonzero(filled) + 1).tolist()} if filled.any() else about
+    return {**about, "filled_volumes": (np.flatnonzero(censored) + 1).tolist()} if censored.any() else about
 
 
 def resample_bold(clip: Clip, factor: int = 2, times: np.ndarray | None = None, *, samples: int = 1) -> Restored:

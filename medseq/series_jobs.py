@@ -20,11 +20,9 @@ from medseq.series_options import SeriesOptions
 from medseq.terminal import Progress
 
 if TYPE_CHECKING:
-    from medseq.io.dicom.series import DicomSeries
+    from medseq.io.dicom import Derivation, DicomSeries
 
 Work = Callable[[Clip, Progress], Restored]
-# What is made of BOLD series and needs no prior.
-BOLD = "bold"
 
 
 def restore_series(
@@ -44,18 +42,18 @@ def restore_series(
     Raises MedseqError like its parts, and UsageError for an impossible output.
     """
     to_nifti = _checked_target(source, output, options)
-    pseudonym_key(options.deidentify, options.deidentify_key)  # fails before minutes are spent
+    key = pseudonym_key(options.deidentify, options.deidentify_key)
     record = _record(command, settings, options)
     with staged(output.parent) as folder, collected_warnings(terminal.warn) as record.warnings:
         with record.timed("read"):
             record.add_input(source)
             clip, dicom = _read(source, options)
-            if bold_work is not None and _is_bold(settings["kind"], source, dicom):
-                work = bold_work
-            else:
+            by_bold = bold_work if bold_work and _is_bold(settings["kind"], source, dicom) else None
+            if by_bold is None:
                 record.add_model(weights_path(settings["prior"]))
         with record.timed("restore"), terminal.progress(command) as progress:
-            restored = work(_filled(clip, settings, progress), progress)
+            # What is done to BOLD fills in by itself, as the prior is of hearts.
+            restored = by_bold(clip, progress) if by_bold else work(_filled(clip, settings, progress), progress)
         record.result = {**restored.info, **_lacking(clip)}
         with record.timed("write"):
             if to_nifti:
@@ -66,7 +64,9 @@ def restore_series(
             else:
                 assert dicom is not None
                 (folder / output.name).mkdir()
-                _save_dicom(restored, folder / output.name, dicom, record, settings, options)
+                _save_dicom(
+                    restored, folder / output.name, dicom, _derivation(record, settings), options.multiframe, key
+                )
                 notes = folder / output.name / "run.json"
         record.save(notes)
     slices, _, frames, height, width = restored.clip.data.shape
@@ -108,8 +108,8 @@ def _read(source: Path, options: SeriesOptions) -> tuple[Clip, DicomSeries | Non
 def _is_bold(kind: str, source: Path, dicom: DicomSeries | None) -> bool:
     """kind: "cine", "bold", or "auto", which asks the DICOM header or the BIDS suffix in a file's name."""
     if kind != "auto":
-        return kind == BOLD
-    return dicom.kind == BOLD if dicom is not None else stem(source).endswith("_bold")
+        return kind == "bold"
+    return dicom.kind == "bold" if dicom is not None else stem(source).endswith("_bold")
 
 
 def _filled(clip: Clip, settings: Mapping[str, Any], progress: Progress) -> Clip:
@@ -137,40 +137,39 @@ def _save_nifti(restored: Restored, path: Path, like: Path | None) -> None:
         save_clip(extra, path.with_name(beside(path, name)), like=like)
 
 
-def _save_dicom(
-    restored: Restored,
-    folder: Path,
-    source: DicomSeries,
-    record: RunRecord,
-    settings: Mapping[str, Any],
-    options: SeriesOptions,
-) -> None:
-    from medseq.io.dicom import Derivation, save_derived
+def _derivation(record: RunRecord, settings: Mapping[str, Any]) -> Derivation:
+    from medseq.io.dicom import Derivation
 
     model = record.model or {"name": "", "sha256": ""}
-    derivation = Derivation(
+    return Derivation(
         task=record.command,
-        description=_DESCRIPTIONS[record.command if record.model else BOLD],
+        description=_DESCRIPTIONS[record.command, record.model is None],
         model=model["name"],
         model_sha256=model["sha256"],
         options=record.options,
         seed=settings["seed"],
     )
-    save_derived(
-        restored.clip,
-        folder,
-        source,
-        derivation,
-        std=restored.std,
-        multiframe=options.multiframe,
-        deidentify=pseudonym_key(options.deidentify, options.deidentify_key),
-    )
+
+
+def _save_dicom(
+    restored: Restored,
+    folder: Path,
+    source: DicomSeries,
+    derivation: Derivation,
+    multiframe: bool,
+    key: bytes | None,
+) -> None:
+    from medseq.io.dicom import save_derived
+
+    save_derived(restored.clip, folder, source, derivation, std=restored.std, multiframe=multiframe, deidentify=key)
     for name, extra in restored.maps.items():  # they are no images of the patient, and no archive asks for them
         save_clip(extra, folder / f"{name}.nii.gz")
 
 
+# By command, and whether it was done without the prior, as to BOLD.
 _DESCRIPTIONS = {
-    BOLD: "Noise reduced in what cannot be a haemodynamic response; for research only",
-    "denoise": "Noise removed with a learned video diffusion prior; for research only",
-    "interpolate": "Frames interpolated in time with a learned video diffusion prior; for research only",
+    ("denoise", False): "Noise removed with a learned video diffusion prior; for research only",
+    ("denoise", True): "Noise reduced in what cannot be a haemodynamic response; for research only",
+    ("interpolate", False): "Frames interpolated in time with a learned video diffusion prior; for research only",
+    ("interpolate", True): "Volumes interpolated in time, band-limited; for research only",
 }

@@ -107,7 +107,9 @@ def test_a_derivative_says_what_it_is(restored: Path) -> None:
     assert about["Medseq"]["NoiseStd"] == record["result"]["noise"]
     assert about["Medseq"]["ShareRemoved"] == record["result"]["share"]
     heart = read(out / "sub-01" / "heart" / "sub-01_acq-sa_desc-denoised_cine.json")["Medseq"]
-    assert (heart["ModelSHA256"], heart["Seed"]) == (record["model"]["sha256"], 3)
+    prior = read(out / "logs" / "sub-01_acq-sa_desc-denoised_cine.run.json")["model"]
+    assert (heart["ModelSHA256"], heart["Seed"]) == (prior["sha256"], 3)
+    assert record["model"] is None  # BOLD asks no prior
 
 
 def test_a_derivative_is_what_the_library_makes(restored: Path) -> None:

@@ -118,6 +118,18 @@ def test_it_does_the_same_every_time_and_scales_with_the_units():
     assert torch.allclose(scaled.clip.data, 4 * one.clip.data, rtol=1e-4)
 
 
+def test_what_is_fast_and_sharp_loses_just_the_share():
+    clip = head(25.0)
+    checks = ((torch.arange(40)[:, None] + torch.arange(40)) % 2 * 2 - 1).float()
+    fast = (torch.arange(FRAMES) % 2 * 2 - 1).float().view(1, 1, -1, 1, 1)
+    middle = torch.zeros(8, 1, 1, 40, 40)
+    middle[2:6, :, :, 12:28, 12:28] = 1
+    pattern = 100 * checks * fast * middle
+    done = denoise_bold(clip.with_data(clip.data + pattern))
+    left = float((done.clip.data * pattern).sum() / pattern.square().sum())
+    assert left == pytest.approx(1 - done.report.share, abs=0.01)
+
+
 def test_complex_series_stay_complex():
     clip = head(25.0)
     g = torch.Generator().manual_seed(9)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
@@ -116,6 +117,15 @@ def test_deidentified_results_tell_nobody(here, monkeypatch):
     assert "Doe" not in (here / "out.run.json").read_text()
 
 
+def test_a_deidentified_nifti_inherits_no_text(here, shelf):
+    image = nib.load(shelf / "cine.nii.gz")
+    image.header["descrip"] = b"Doe, Jane"
+    nib.save(image, here / "cine.nii")
+    for name, option, there in (("kept", "", True), ("clean", " --deidentify", False)):
+        assert command(f"denoise cine.nii -o {name}.nii{option} --prior tiny.safetensors") == 0
+        assert (b"Doe" in (here / f"{name}.nii").read_bytes()) == there
+
+
 def test_a_key_keeps_pseudonyms_equal_from_run_to_run(here, capsys):
     noisy_scan(here / "study", "ge", slices=1, frames=3)
     (here / "key").write_bytes(bytes(range(32)))
@@ -203,3 +213,13 @@ def test_a_bids_dataset_becomes_derivatives(here, shelf, capsys):
     assert load_clip(here / "out" / "sub-01" / "heart" / "sub-01_acq-sa_desc-interpolated_cine.nii.gz").frames == 18
     assert command("denoise dataset -o out --series 3") == 2
     assert "BIDS" in capsys.readouterr().err
+
+
+def test_missing_bold_frames_are_filled_in_without_the_prior_of_hearts(here):
+    noisy_scan(here / "study", "philips", kind="bold", slices=3, frames=14, missing=((1, 6),))
+    assert command("denoise study -o out --allow-missing-frames --prior nowhere.safetensors") == 0
+    record = json.loads((here / "out" / "run.json").read_text())
+    assert record["model"] is None and record["result"]["filled_in"] == [{"slice": 2, "frame": 7}]
+    assert [pydicom.dcmread(file).get("SyntheticData") for file in files(here / "out")].count("YES") == 1
+    assert command("interpolate study -o finer --allow-missing-frames --prior nowhere.safetensors") == 0
+    assert "band-limited" in pydicom.dcmread(files(here / "finer")[0]).DerivationDescription

@@ -30,6 +30,7 @@ def marked(path: Path, voxel: tuple[int, int, int, int]) -> np.ndarray:
     image = nib.load(path)
     values = np.asarray(image.dataobj).copy()
     values[voxel] = MARK
+    image.header.extensions.clear()  # where medseq keeps the period, and other software keeps nothing
     nib.save(nib.Nifti1Image(values, image.affine, image.header), path)
     return nib.affines.apply_affine(image.affine, voxel[:3])
 
