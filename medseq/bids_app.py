@@ -27,7 +27,7 @@ Labels = Annotated[list[str] | None, Parameter(consume_multiple=True)]
 
 app = new_app(
     "medseq-bids",
-    "Restores the functional and cardiac series of a BIDS dataset with one video diffusion prior.",
+    "Restores the functional and cardiac series of a BIDS dataset.",
     """\
 Examples:
 
