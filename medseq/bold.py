@@ -10,6 +10,9 @@ Nothing is set to zero, so that a response too small or too sharp for the model 
 never disappears, and what is left of the noise stays as rough as noise is. How large `share` may be is measured on the
 series at hand: by the amplitude that responses injected into it would lose, by how much smoother it would get, and by
 how much of the rest is noise at all.
+
+Whoever wants all fluctuations with the least error, rather than amplitudes without bias, gives a learned prior
+(`medseq.bold_prior`): the rest is then what that takes for noise, and all of it may go.
 """
 
 from __future__ import annotations
@@ -21,22 +24,16 @@ import torch
 from torch import Tensor
 
 from medseq.activation import detrend, drift_cosines
-from medseq.baselines.smoothing import gaussian_smoothing, temporal_low_pass
+from medseq.baselines.smoothing import gaussian_smoothing
+from medseq.bold_split import FluctuationPrior, Split, event_response
 from medseq.clip import Clip
 from medseq.errors import InputError, UsageError
 from medseq.noise_map import noise_map
-from medseq.phantoms.bold import haemodynamic_response
 from medseq.smoothness import fwhm, overall
 
 # Chosen on simulated series (docs/measurements.md), then fixed.
-CUTOFF = 0.15  # Hz: above it the canonical response has 1 % of its power
-EXTENT = 4.5  # mm: FWHM of the blur whose repetition makes the passband in space
-ORDER = 3  # repetitions: each flattens the passband (Tukey's twicing)
-SMALLEST = 6.0  # mm: FWHM of the smallest response whose amplitude is guarded
 _TISSUE = 0.2  # of the brightest voxels: what is darker is left alone
 _FEWEST_FRAMES = 8
-_BLOBS = 24
-_VOLUMES = 8  # that are worked on at once
 _WIDTH_VOLUMES = 40  # that smoothness is read from: it is a mean over volumes, and settles long before
 _BISECTIONS = 9
 _REGION = 15.0  # mm: over which the degrees of freedom lost are averaged
@@ -49,7 +46,7 @@ class Report:
     share: of the rest that was removed. kept: the share of the amplitude that the smallest guarded responses keep.
     growth: of the FWHM, as a share. noise_share: how much of the power of the rest is noise. noise: its median std over
     the tissue, in units of the series. dof_lost: median over the tissue. limit: what kept the share from being larger:
-    "amplitude", "smoothness" or "noise".
+    "amplitude", "smoothness" or "noise" (of a share of 1, that there is no more).
     """
 
     share: float
@@ -80,32 +77,42 @@ def denoise_bold(
     *,
     sigma: Tensor | None = None,
     filled: np.ndarray | None = None,
-    bias: float = 0.03,
-    growth: float = 0.04,
+    prior: FluctuationPrior | None = None,
+    bias: float | None = 0.03,
+    growth: float | None = 0.04,
     seed: int = 0,
 ) -> DenoisedBold:
     """The series with less of what cannot be a response; real or complex, the same geometry and timing.
 
     sigma: noise std of each real channel, (B, 1, 1, Y, X) in the clip's units, None for `noise_map`.
-    filled: (T,) bool, volumes that were made up, from which neither noise nor smoothness is read. bias: the largest
-    loss of amplitude of responses of 6 mm FWHM, as a share, measured by injecting some at places drawn with `seed`.
-    growth: the largest growth of the smoothness (FWHM); 4 % here stays below 5 % in other masks than `tissue_mask`.
-    Before motion correction and any smoothing; deterministic.
+    filled: (T,) bool, volumes that were made up, from which neither noise nor smoothness is read. prior: what tells
+    fluctuations, in units of their noise, from it (`medseq.bold_prior`); None for what can and cannot be a response.
+    bias: the largest loss of amplitude of responses of 6 mm FWHM (and 1 %), as a share, measured by injecting some at
+    places drawn with `seed`. growth: the largest growth of the smoothness (FWHM); 4 % here stays below 5 % in other
+    masks than `tissue_mask`. None for either sets no limit. Before motion correction and any smoothing; deterministic.
 
     Raises InputError for fewer than 8 frames, uneven times or no tissue, UsageError for impossible limits.
     """
-    if not (0 < bias < 1 and growth > 0):
+    if not (bias is None or 0 < bias < 1) or not (growth is None or growth > 0):
         raise UsageError(f"bias and growth are shares above 0, got {bias} and {growth}")
     interval, voxel = _interval(clip), _voxel(clip)
     series = clip.data
     mask = tissue_mask(series)
     measured = np.flatnonzero(np.ones(clip.frames) if filled is None else ~filled)
     sigma = noise_map(series[:, :, measured]) if sigma is None else sigma
-    rest = torch.where(mask, _rest(series, mask, sigma, voxel, interval), 0)
-    lost = 1 - _kept_of_responses(mask, sigma, series, voxel, interval, seed)
+    split = Split(mask, sigma, voxel, interval)
+    if prior is None:
+        rest, lost = split.implausible(series), 1 - split.kept_of_responses(series, seed)
+    else:
+        rest = split.improbable(series, prior)
+        lost = split.lost_of_responses(series, rest, prior, seed)
     noise_share = _noise_share(rest, sigma, mask)
     growing = _Growth(series, rest, mask, voxel, interval, measured)
-    shares = {"amplitude": bias / max(lost, 1e-6), "noise": noise_share, "smoothness": growing.largest(growth)}
+    shares = {"noise": noise_share}
+    if bias is not None:
+        shares["amplitude"] = bias / max(lost, 1e-6)
+    if growth is not None:
+        shares["smoothness"] = growing.largest(growth)
     limit = min(shares, key=lambda name: shares[name])
     share = min(shares[limit], 1.0)
     removed = share * rest
@@ -131,71 +138,6 @@ def tissue_mask(series: Tensor) -> Tensor:
     if not bool(mask.any()):
         raise InputError("the series shows no tissue: it is constant, or zero nearly everywhere")
     return mask
-
-
-def _rest(series: Tensor, mask: Tensor, sigma: Tensor, voxel: tuple[float, float, float], interval: float) -> Tensor:
-    """What of the fluctuations about the slow mean could not be a response, in the units of the series."""
-    drift = drift_cosines(series.shape[2], interval).to(series)
-    slow = torch.tensordot(series, drift @ drift.mH, dims=([2], [1])).movedim(-1, 2)
-    fluctuation = series - slow
-    slowly, _ = temporal_low_pass(fluctuation, CUTOFF, interval)
-    mean = series.abs().mean(2, keepdim=True)
-    return fluctuation - mean * _wide(slowly / mean.clamp(min=1e-6), _weights(mean, sigma, mask), voxel)
-
-
-def _weights(mean: Tensor, sigma: Tensor, mask: Tensor) -> Tensor:
-    """The inverse variance of relative fluctuations, in which a response is alike over a region (its signal is a share
-    of the mean); zero outside the mask."""
-    return torch.where(mask, (mean / sigma).square(), 0)
-
-
-def _wide(values: Tensor, weights: Tensor, voxel: tuple[float, float, float]) -> Tensor:
-    """The wide part of values (B, 1, T, Y, X): 1 - (1 - G)^n of them, G being the local mean with these weights."""
-    total = gaussian_smoothing(weights, EXTENT, voxel).clamp(min=1e-12)
-    found = []
-    for some in values.split(_VOLUMES, dim=2):
-        left = some
-        for _ in range(ORDER):
-            left = left - gaussian_smoothing(left * weights, EXTENT, voxel) / total
-        found.append(some - left)
-    return torch.cat(found, dim=2)
-
-
-def _kept_of_responses(
-    mask: Tensor, sigma: Tensor, series: Tensor, voxel: tuple[float, float, float], interval: float, seed: int
-) -> float:
-    """The share of the amplitude that the plausible part has of responses of the smallest guarded extent.
-
-    The split is linear and separable, so that it is known from an activation map and a course alone.
-    """
-    weights = _weights(series.abs().mean(2, keepdim=True), sigma, mask)
-    blobs = _blobs(mask, voxel, seed).to(weights)
-    active = blobs > 0.5
-    in_space = float(_wide(blobs, weights, voxel)[active].sum() / blobs[active].sum())
-    course = _response(series.shape[2], interval).to(weights).reshape(1, 1, -1, 1, 1)
-    course = detrend(course, interval)
-    slowly, _ = temporal_low_pass(course, CUTOFF, interval)
-    return in_space * float((slowly * course).sum() / course.square().sum())
-
-
-def _blobs(mask: Tensor, voxel: tuple[float, float, float], seed: int) -> Tensor:
-    """An activation map (B, 1, 1, Y, X): Gaussian blobs of the smallest extent and height 1 at places in the mask."""
-    places = mask.nonzero()[:, [0, 3, 4]]
-    chosen = places[torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))[:_BLOBS].to(mask.device)]
-    axes = [torch.arange(size, dtype=torch.float32, device=mask.device) for size in (mask.shape[0], *mask.shape[-2:])]
-    found = torch.zeros(mask.shape[0], *mask.shape[-2:], device=mask.device)
-    for place in chosen:
-        parts = [
-            torch.exp(-4 * np.log(2) * ((axis - centre) * size / SMALLEST) ** 2)
-            for axis, centre, size in zip(axes, place, (voxel[2], voxel[1], voxel[0]), strict=True)
-        ]
-        found = torch.maximum(found, parts[0][:, None, None] * parts[1][:, None] * parts[2])
-    return torch.where(mask, found[:, None, None], 0)
-
-
-def _response(frames: int, interval: float) -> Tensor:
-    """(T,) the response to one brief event, shifted to the middle of the run: the spectrum of any design's response."""
-    return haemodynamic_response(torch.arange(frames, dtype=torch.float64) * interval - frames * interval / 3)
 
 
 def _noise_share(rest: Tensor, sigma: Tensor, mask: Tensor) -> float:
@@ -257,7 +199,7 @@ def _dof_lost(
     frames = series.shape[2]
     drifts = drift_cosines(frames, interval).shape[1]
     cosines = drift_cosines(frames, interval, 2 * interval * frames / (frames - 2))[:, drifts:]
-    response = (cosines.T @ _response(frames, interval)).square()
+    response = (cosines.T @ event_response(frames, interval)).square()
     response = response / response.sum()
     before, after = (_power(each, cosines, response, mask, voxel) for each in (series, denoised))
     ratio = (after[0] / before[0]) / (after[1] / before[1])

@@ -2,32 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from medseq.bold_recipe import BoldRecipe
 from medseq.errors import InputError, MedseqError
 from medseq.phantoms.phases import Stills
+from medseq.recipe import Recipe
 from medseq.stills import load_stills
-from medseq.train import Recipe
+from medseq.train import train
 
 
 class TrainConfig(BaseModel):
-    """What `medseq train` reads. recipe: see `medseq.train.Recipe`; presets hold only what differs.
+    """What `medseq train` reads: one recipe, of which presets hold only what differs.
 
-    stills: folder of still magnitude frames (PNG, searched to any depth) to animate beside the phantoms, relative
-    to the YAML file; None trains on phantoms alone.
+    recipe: of a prior of images, see `medseq.recipe.Recipe`; or bold: of a prior of BOLD fluctuations, see
+    `medseq.bold_recipe.BoldRecipe`. stills: folder of still magnitude frames (PNG, searched to any depth) to animate
+    beside the phantoms, relative to the YAML file; None trains on phantoms alone.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     recipe: Recipe = Recipe()
+    bold: BoldRecipe | None = None
     stills: Path | None = None
 
     def load_stills(self) -> Stills | None:
         """The frames, pairs of phases registered, or None. Raises InputError when there is no PNG or sizes differ."""
         return None if self.stills is None else load_stills(self.stills)
+
+    @property
+    def steps(self) -> int:
+        return (self.bold or self.recipe).steps
+
+    def train(self, folder: Path, stills: Stills | None, *, resume: bool, device: str) -> Iterator[int]:
+        """Run the recipe (`medseq.train.train`), yielding the number of finished steps after each."""
+        if self.bold is not None:
+            yield from (state.step for state in train(self.bold, folder, stills=stills, resume=resume, device=device))
+        else:
+            yield from (state.step for state in train(self.recipe, folder, stills=stills, resume=resume, device=device))
 
 
 def load_config(path: str | Path) -> TrainConfig:
@@ -44,7 +60,7 @@ def load_config(path: str | Path) -> TrainConfig:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the file"
-        raise InputError(f"{path}: {place}: {first['msg']}; see medseq.train.Recipe for what there is") from error
+        raise InputError(f"{path}: {place}: {first['msg']}; see Recipe and BoldRecipe for what there is") from error
     except MedseqError as error:
         raise InputError(f"{path}: {error}") from error
     if config.stills is not None:

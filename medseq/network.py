@@ -76,29 +76,31 @@ class VideoUNet(nn.Module):
     """Space-time U-Net on real channels.
 
     width: channels of each resolution, finest first (the finest is half the image: a pixel-unshuffle stands at
-    the door). blocks: residual blocks a resolution, down and up alike. guides: further complex series that the
-    network is shown beside its own, and gates for which it answers with (`medseq.guides`).
+    the door). blocks: residual blocks a resolution, down and up alike. guides: further series that the network is shown
+    beside its own, and gates for which it answers with (`medseq.guides`). channels: of a series, 2 for complex ones.
 
-    forward(x, noise, periodic): x (B, 2 + 2 guides, T, Y, X) real, any Y and X (padded inside), any T >= 1;
-    noise (B, T) the embedding input, log(sigma) / 4 in EDM; returns (B, 2 + guides, T, Y, X).
+    forward(x, noise, periodic): x (B, channels * (1 + guides), T, Y, X) real, any Y and X (padded inside), any T >= 1;
+    noise (B, T) the embedding input, log(sigma) / 4 in EDM; returns (B, channels + guides, T, Y, X).
     """
 
     frequencies: Tensor
 
-    def __init__(self, width: tuple[int, ...] = (32, 80, 160), blocks: int = 2, guides: int = 0) -> None:
+    def __init__(
+        self, width: tuple[int, ...] = (32, 80, 160), blocks: int = 2, guides: int = 0, channels: int = 2
+    ) -> None:
         super().__init__()
-        self.width, self.blocks, self.guides = tuple(width), blocks, guides
+        self.width, self.blocks, self.guides, self.channels = tuple(width), blocks, guides, channels
         embedding = 2 * width[0]
         self.register_buffer("frequencies", torch.exp(torch.linspace(0.0, math.log(32.0), 16)), persistent=False)
         self.embed = nn.Sequential(nn.Linear(32, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
-        self.enter = nn.Conv2d(4 * (2 + 2 * guides), width[0], 3, padding=1)
+        self.enter = nn.Conv2d(4 * channels * (1 + guides), width[0], 3, padding=1)
         self.down = nn.ModuleList(self._stage(w, embedding) for w in width[:-1])
         self.shrink = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(width, width[1:], strict=False))
         self.bottom = self._stage(width[-1], embedding)
         self.grow = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(width, width[1:], strict=False))
         self.join = nn.ModuleList(nn.Conv2d(2 * w, w, 1) for w in width[:-1])
         self.up = nn.ModuleList(self._stage(w, embedding) for w in width[:-1])
-        self.leave = nn.Conv2d(width[0], 4 * (2 + guides), 3, padding=1)
+        self.leave = nn.Conv2d(width[0], 4 * (channels + guides), 3, padding=1)
         _silent(self.leave)
 
     def _stage(self, channels: int, embedding: int) -> nn.ModuleList:

@@ -72,7 +72,7 @@ class Engine:
         self.device = choose_device(device)
         loaded = prior if isinstance(prior, Prior) else load_prior(prior)
         if loaded.spread is None:
-            raise UsageError("this prior has no spread table: measure it with medseq.train.measure_spread")
+            raise UsageError("this prior has no spread table: measure it with medseq.recipe.measure_spread")
         windowed = frames > WINDOW
         ready = Prior(
             loaded.net.to(self.device),

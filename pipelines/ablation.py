@@ -24,8 +24,9 @@ from medseq.corruption import aliased, noisy, skipped
 from medseq.network import TimeMix
 from medseq.phantoms.phases import Stills
 from medseq.prior import Prior
+from medseq.recipe import Recipe
 from medseq.stills import load_stills
-from medseq.train import Recipe, start, training
+from medseq.train import start, training
 
 BASE = Recipe(
     width=(16, 40, 80),
@@ -99,7 +100,7 @@ def trained(recipe: Recipe, stills: Stills) -> tuple[Prior, float]:
     """The averaged prior of a recipe, and the seconds of a step."""
     device = torch.device("cpu")
     state, began = start(recipe, device), time.perf_counter()
-    for _ in training(recipe, state, recipe.source(stills, device)):
+    for _ in training(recipe, state, recipe.lessons(stills, device)):
         pass
     return state.average.eval(), (time.perf_counter() - began) / recipe.steps
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from medseq import generate, temporal_statistics
+from medseq.recipe import Recipe
 from medseq.report.sheet import contact_sheet
-from medseq.train import Recipe
 
 FRAMES, SIZE = 16, 64
 FIGURES = ("flicker", "correlation", "motion", "fast")

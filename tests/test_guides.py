@@ -7,7 +7,8 @@ from torch import Tensor
 
 from medseq.guides import GUIDES, clip_mean, components, guides, neighbours
 from medseq.noise import unit_noise
-from medseq.train import Recipe, start
+from medseq.recipe import Recipe
+from medseq.train import start
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

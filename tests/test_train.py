@@ -15,18 +15,8 @@ from medseq.corruption import noisy
 from medseq.errors import InputError, UsageError
 from medseq.io.weights import load_prior
 from medseq.prior import Prior
-from medseq.train import (
-    Recipe,
-    corrupted,
-    draw_sigma,
-    load_checkpoint,
-    loss,
-    rate,
-    save_checkpoint,
-    start,
-    train,
-    training,
-)
+from medseq.recipe import Recipe, corrupted, draw_sigma, loss
+from medseq.train import load_checkpoint, rate, save_checkpoint, start, train, training
 
 TINY = Recipe(
     width=(8, 12),
@@ -68,7 +58,7 @@ def test_it_learns() -> None:
     recipe = Recipe(width=(8, 16), blocks=1, steps=60, window=16, frames=(4,), frames_per_batch=16, bfloat16=False)
     device = torch.device("cpu")
     state = start(recipe, device)
-    for _ in training(recipe, state, recipe.source(None, device)):
+    for _ in training(recipe, state, recipe.lessons(None, device)):
         pass
     assert sum(state.losses[-10:]) < 0.8 * sum(state.losses[:10])
 

@@ -115,7 +115,6 @@ def train(
     from medseq.config import load_config
     from medseq.provenance import RunRecord, collected_warnings, staged
     from medseq.runtime import choose_device
-    from medseq.train import train as steps_of
 
     record = RunRecord("train", {"restart": restart, "device": device})
     with collected_warnings(terminal.warn) as record.warnings:
@@ -124,8 +123,8 @@ def train(
         stills = settings.load_stills()
         with record.timed("train"), terminal.progress("train") as progress:
             where = str(choose_device(device))
-            for state in steps_of(settings.recipe, output, stills=stills, resume=not restart, device=where):
-                progress(state.step, settings.recipe.steps)
+            for step in settings.train(output, stills, resume=not restart, device=where):
+                progress(step, settings.steps)
         with staged(output) as folder:
             record.save(folder / "run.json")
-    print(f"{output}: trained for {settings.recipe.steps} steps")
+    print(f"{output}: trained for {settings.steps} steps")

@@ -18,6 +18,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
+from medseq.bold_prior import BoldPrior
 from medseq.errors import InputError
 from medseq.io.files import atomic_write
 from medseq.network import VideoUNet
@@ -25,16 +26,20 @@ from medseq.prior import Prior, SpreadTable
 
 SHIPPED = Path(__file__).parent.parent / "weights"
 DEFAULT = "heart-3"
+BOLD = "bold-1"
 
 
 @dataclass(frozen=True)
 class Card:
-    """What stands beside the weights. `about` is free: data, licence, steps, hours, recipe."""
+    """What stands beside the weights. channels: 2 for a prior of complex images, 1 for one of real fluctuations.
+    `about` is free: data, licence, steps, hours, recipe.
+    """
 
     sha256: str
     width: tuple[int, ...]
     blocks: int
     guides: int
+    channels: int
     sigma_data: float
     spread: SpreadTable
     about: dict[str, Any]
@@ -60,6 +65,7 @@ def read_card(path: Path) -> Card:
             tuple(int(w) for w in card["width"]),
             int(card["blocks"]),
             int(card.get("guides", 0)),
+            int(card.get("channels", 2)),
             float(card["sigma_data"]),
             SpreadTable(card["spread"]["sigma"], card["spread"]["rmse"]),
             dict(card["about"]),
@@ -71,28 +77,45 @@ def read_card(path: Path) -> Card:
 
 
 def load_prior(name_or_path: str | Path | None = None) -> Prior:
-    """A trained prior, in evaluation mode, on the CPU.
+    """A trained prior of images, in evaluation mode, on the CPU.
 
     name_or_path: a .safetensors file with its card beside it, the name of a shipped prior, or None (the default).
-    Raises InputError when the file is missing, damaged (SHA-256), unsafe (not safetensors) or of another architecture.
+    Raises InputError when the file is missing, damaged (SHA-256), unsafe (not safetensors), of another architecture, or
+    a prior of BOLD fluctuations.
     """
     path = weights_path(name_or_path)
+    card, net = _network(path)
+    if card.channels != 2:
+        raise InputError(f"{path}: a prior of BOLD fluctuations, not of images; choose another one")
+    return Prior(net, card.sigma_data, card.spread).eval().requires_grad_(False)
+
+
+def load_bold_prior(name_or_path: str | Path | None = None) -> BoldPrior:
+    """A trained prior of BOLD fluctuations; all else as `load_prior`."""
+    path = weights_path(BOLD if name_or_path is None else name_or_path)
+    card, net = _network(path)
+    if card.channels != 1:
+        raise InputError(f"{path}: a prior of images, not of BOLD fluctuations; choose another one")
+    return BoldPrior(net, card.spread).eval().requires_grad_(False)
+
+
+def _network(path: Path) -> tuple[Card, VideoUNet]:
+    """The card of the weights at `path`, and the network with them, once the hash agrees."""
     card = read_card(path)
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != card.sha256:
         raise InputError(f"{path}: the SHA-256 differs from its card's: the file is damaged or swapped; fetch it anew")
     try:
         tensors = load_tensors(data)
-        net = VideoUNet(card.width, card.blocks, card.guides)
+        net = VideoUNet(card.width, card.blocks, card.guides, card.channels)
         net.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     except (SafetensorError, RuntimeError, ValueError) as error:
         first = str(error).splitlines()[0][:200]
         raise InputError(f"{path}: not the weights of this network ({first}); fetch weights and card anew") from error
-    prior = Prior(net.to(memory_format=torch.channels_last), card.sigma_data, card.spread)  # type: ignore[call-overload]
-    return prior.eval().requires_grad_(False)
+    return card, net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def save_prior(prior: Prior, path: str | Path, about: dict[str, Any]) -> Path:
+def save_prior(prior: Prior | BoldPrior, path: str | Path, about: dict[str, Any]) -> Path:
     """Write weights (float16: half the size, less rounding than the network's own) and card. Returns the weights' path.
 
     Raises ValueError when the prior has no measured spread: without it the solver does not know what to trust.
@@ -109,7 +132,8 @@ def save_prior(prior: Prior, path: str | Path, about: dict[str, Any]) -> Path:
         "width": list(net.width),
         "blocks": net.blocks,
         "guides": net.guides,
-        "sigma_data": prior.sigma_data,
+        "channels": net.channels,
+        "sigma_data": prior.sigma_data if isinstance(prior, Prior) else 1.0,  # fluctuations are in units of the noise
         "spread": {
             "sigma": [float(f"{s:.5g}") for s in prior.spread.sigma],
             "rmse": [float(f"{r:.5g}") for r in prior.spread.rmse],
