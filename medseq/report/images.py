@@ -23,14 +23,15 @@ _STILL_QUALITY = 92
 # Browsers hold a decoded sheet at 4 bytes a pixel, and a page has several.
 _MOST_PIXELS = 12_000_000
 _PROFILE_WIDTH = 360
-_BAR = 96
+_LEVELS = 256
 
 
 @dataclass(frozen=True)
 class Reel:
-    """The frames of one panel: `sheet`, (T / columns) rows of `columns` frames in reading order, as a data URI.
+    """The frames of one panel as data URIs.
 
-    None for a panel that stands still. still: one frame alone.
+    still: one frame alone, in colours. sheet: all frames, rows of `columns` of them in reading order, in levels of grey
+    that the page colours: pictures compressed in colour lose the sign of a fine difference. None for a still panel.
     """
 
     still: str
@@ -93,14 +94,14 @@ def marked(panel: Panel, column: int, aspect: float) -> str:
 
 
 def colour_bar(colours: Colours) -> str:
-    """From the lowest to the highest, left to right."""
-    ramp = np.linspace(0, 1, _BAR)[None].repeat(2, axis=0)
-    return _data_uri(_encoded(Image.fromarray(_colours(ramp, colours)), "PNG"), "image/png")
+    """From the lowest to the highest, left to right: one pixel a level, from which the page takes its colours too."""
+    ramp = np.arange(_LEVELS, dtype=np.uint8)[None]
+    return _data_uri(_encoded(Image.fromarray(_table(colours)[ramp]), "PNG"), "image/png")
 
 
 def coloured(image: np.ndarray, panel: Panel) -> np.ndarray:
     """(..., Y, X) in the units of a panel -> (..., Y, X, 3) uint8."""
-    return _colours((image - panel.low) / (panel.high - panel.low), panel.colours)
+    return _table(panel.colours)[_levels(image, panel)]
 
 
 def embedded(data: bytes) -> str:
@@ -110,27 +111,31 @@ def embedded(data: bytes) -> str:
     return _data_uri(data, "image/webp" if data[:4] == b"RIFF" else "image/svg+xml")
 
 
-def _colours(share: np.ndarray, colours: Colours) -> np.ndarray:
-    levels = np.round(np.clip(share, 0, 1) * 255).astype(np.uint8)
+def _levels(image: np.ndarray, panel: Panel) -> np.ndarray:
+    share = np.clip((image - panel.low) / (panel.high - panel.low), 0, 1)
+    return np.round(share * (_LEVELS - 1)).astype(np.uint8)
+
+
+def _table(colours: Colours) -> np.ndarray:
+    """(256, 3) uint8."""
     if colours == "grey":
-        return np.repeat(levels[..., None], 3, axis=-1)
-    table = np.round(colormaps[_MAPS[colours]](np.arange(256))[:, :3] * 255).astype(np.uint8)
-    return table[levels]
+        return np.arange(_LEVELS, dtype=np.uint8)[:, None].repeat(3, axis=1)
+    return np.round(colormaps[_MAPS[colours]](np.arange(_LEVELS))[:, :3] * 255).astype(np.uint8)
 
 
 def _reel(panel: Panel, still: int, frames: np.ndarray, size: tuple[int, int], quality: int) -> Reel:
     moves = len(panel.frames) > 1
     alone = _resized(coloured(panel.frames[still if moves else 0], panel), size)
     if not moves:
-        return Reel(_webp(alone, _STILL_QUALITY), None, 1)
+        return Reel(_still(alone, panel), None, 1)
     width, height = size
     columns = math.ceil(math.sqrt(len(frames) * height / width))  # a sheet about as high as it is wide
     rows = math.ceil(len(frames) / columns)
-    sheet = Image.new("RGB", (columns * width, rows * height))
+    sheet = Image.new("L", (columns * width, rows * height))
     for place, frame in enumerate(frames):
-        picture = _resized(coloured(panel.frames[frame], panel), size)
+        picture = _resized(_levels(panel.frames[frame], panel), size)
         sheet.paste(picture, (place % columns * width, place // columns * height))
-    return Reel(_webp(alone, _STILL_QUALITY), _webp(sheet, quality), columns)
+    return Reel(_still(alone, panel), _webp(sheet, quality), columns)
 
 
 def _size(players: Players) -> tuple[int, int]:
@@ -148,6 +153,12 @@ def _square(width: int, height: int, aspect: float) -> tuple[int, int]:
 def _resized(picture: np.ndarray, size: tuple[int, int]) -> Image.Image:
     image = Image.fromarray(picture)
     return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
+
+
+def _still(image: Image.Image, panel: Panel) -> str:
+    if panel.colours == "grey":
+        return _webp(image, _STILL_QUALITY)
+    return _data_uri(_encoded(image, "WEBP", lossless=True), "image/webp")
 
 
 def _webp(image: Image.Image, quality: int) -> str:

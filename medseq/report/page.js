@@ -38,8 +38,8 @@ class Player {
     canvas.setAttribute("aria-label", title);
     still.before(canvas);
     still.hidden = true;
-    for (const image of [still, sheet]) image?.decode().then(() => this.show());
-    return { canvas, still, sheet, columns: Number(panel.dataset.columns), name, title };
+    for (const image of [still, sheet, panel.querySelector(".bar img")]) image?.decode().then(() => this.show());
+    return { canvas, still, sheet, columns: Number(panel.dataset.columns), bar: panel.querySelector(".bar img"), name, title };
   }
 
   listen() {
@@ -121,14 +121,39 @@ class Player {
     }
   }
 
-  draw(canvas, { still, sheet, columns }) {
+  draw(canvas, { still, sheet, columns, bar }) {
     const { width, height } = canvas;
     const source = sheet ?? still;
-    if (!source.complete) return;
+    if (!source.complete || !bar.complete) return;
     const place = sheet ? this.frame : 0;
     const [x, y] = [place % columns * width, Math.floor(place / columns) * height];
-    canvas.getContext("2d").drawImage(source, x, y, width, height, 0, 0, width, height);
+    const context = canvas.getContext("2d", { willReadFrequently: true });
+    context.drawImage(source, x, y, width, height, 0, 0, width, height);
+    if (sheet && bar.dataset.colours !== "grey") colour(context, bar, width, height);
   }
+}
+
+// Sheets hold levels of grey; the colour bar has one pixel for each of them.
+function colour(context, bar, width, height) {
+  const table = colourTable(bar);
+  const image = context.getImageData(0, 0, width, height);
+  const pixels = new Uint32Array(image.data.buffer);
+  for (let i = 0; i < pixels.length; i++) pixels[i] = table[pixels[i] & 255];
+  context.putImageData(image, 0, 0);
+}
+
+const tables = new Map();
+function colourTable(bar) {
+  const name = bar.dataset.colours;
+  if (!tables.has(name)) {
+    const canvas = document.createElement("canvas");
+    canvas.width = bar.naturalWidth;
+    canvas.height = 1;
+    const context = canvas.getContext("2d");
+    context.drawImage(bar, 0, 0);
+    tables.set(name, new Uint32Array(context.getImageData(0, 0, canvas.width, 1).data.buffer));
+  }
+  return tables.get(name);
 }
 
 const players = [...document.querySelectorAll(".players")].map((figure) => new Player(figure));
