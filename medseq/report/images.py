@@ -9,12 +9,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.colors import Colormap, LinearSegmentedColormap
 from PIL import Image
 
 from medseq.report.blocks import Colours, Panel, Players, Profiles
 
-# Both begin in black, so that nothing to see looks like nothing: Crameri 2020, and matplotlib's own.
-_MAPS = {"diverging": "berlin", "sequential": "inferno"}
+# Zero is black, so that nothing to see looks like nothing, and neither sign is brighter than the other.
+_MAPS: dict[Colours, Colormap] = {
+    "diverging": LinearSegmentedColormap.from_list("", ["#a5d5ff", "#2b86d9", "#000000", "#d9622b", "#ffc9a5"]),
+    "sequential": colormaps["inferno"],
+}
 # A panel is hardly ever shown wider than this.
 _LONGEST_SIDE = 400
 # Frames are shown enlarged; a still of fewer pixels would look worse for it when printed.
@@ -120,7 +124,7 @@ def _table(colours: Colours) -> np.ndarray:
     """(256, 3) uint8."""
     if colours == "grey":
         return np.arange(_LEVELS, dtype=np.uint8)[:, None].repeat(3, axis=1)
-    return np.round(colormaps[_MAPS[colours]](np.arange(_LEVELS))[:, :3] * 255).astype(np.uint8)
+    return np.round(_MAPS[colours](np.arange(_LEVELS))[:, :3] * 255).astype(np.uint8)
 
 
 def _reel(panel: Panel, still: int, frames: np.ndarray, size: tuple[int, int], quality: int) -> Reel:
