@@ -19,8 +19,8 @@ _MAPS: dict[Colours, Colormap] = {
     "diverging": LinearSegmentedColormap.from_list("", ["#a5d5ff", "#2b86d9", "#000000", "#d9622b", "#ffc9a5"]),
     "sequential": colormaps["inferno"],
 }
-# A panel is hardly ever shown wider than this.
-_LONGEST_SIDE = 400
+# Pixels that a panel is shown with: one that plays, and one that stands still, which may hold many slices.
+_LONGEST_SIDE, _LONGEST_STILL = 400, 1000
 # Frames are shown enlarged; a still of fewer pixels would look worse for it when printed.
 _QUALITIES = (90, 75, 60)
 _STILL_QUALITY = 92
@@ -145,7 +145,8 @@ def _reel(panel: Panel, still: int, frames: np.ndarray, size: tuple[int, int], q
 def _size(players: Players) -> tuple[int, int]:
     height, width = players.panels[0].frames.shape[1:]
     width, height = _square(width, height, players.aspect)
-    shrink = min(1.0, _LONGEST_SIDE / max(width, height))
+    longest = _LONGEST_SIDE if len(players.times) > 1 else _LONGEST_STILL
+    shrink = min(1.0, longest / max(width, height))
     return max(1, round(width * shrink)), max(1, round(height * shrink))
 
 

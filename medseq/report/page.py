@@ -7,6 +7,7 @@ its one style sheet and its one script stand by their hashes. It can be read wit
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 from base64 import b64encode
@@ -44,7 +45,10 @@ class _Shown:
 
 @dataclass(frozen=True)
 class _View:
-    """Players as the page has them. times: seconds from the first frame. loop: seconds until it begins again."""
+    """Players as the page has them. times: seconds from the first frame. loop: seconds until it begins again.
+
+    compared: the two panels that flicker unless others are chosen.
+    """
 
     panels: list[_Shown]
     size: tuple[int, int]
@@ -52,6 +56,7 @@ class _View:
     loop: float
     speed: float
     still: int
+    compared: tuple[int, int]
     note: str
 
 
@@ -117,8 +122,16 @@ def _view(block: Players, made: Reels) -> _View:
         loop=round(block.period or float(times[-1]) + interval, 4),
         speed=speed,
         still=int(np.abs(made.frames - block.still).argmin()),
+        compared=_alike(block.panels),
         note=f"One frame in {step} is shown, to keep this page small." if step > 1 else "",
     )
+
+
+def _alike(panels: Sequence[Panel]) -> tuple[int, int]:
+    """The first two panels of one scale, else the first two."""
+    scales = [(panel.colours, panel.low, panel.high) for panel in panels]
+    pairs = itertools.combinations(range(len(panels)), 2)
+    return next((pair for pair in pairs if scales[pair[0]] == scales[pair[1]]), (0, 1))
 
 
 def _fixed(blocks: Sequence[Block]) -> int:

@@ -46,16 +46,16 @@ class Stage:
         real = data.abs() if data.is_complex() else data
         return self.view.of(real[self.slice, 0].float().cpu().numpy())
 
-    def stills(self, data: Tensor) -> np.ndarray:
-        """Of a map (B, 1, 1, Y, X): its slices side by side, at most 12 evenly spaced ones, (1, rows Y, columns X)."""
-        chosen = self.slices(data)
-        images = self.view.of(data[chosen, 0, 0].float().cpu().numpy())
-        columns = math.ceil(math.sqrt(len(images)))
-        rows = math.ceil(len(images) / columns)
-        images = np.concatenate([images, np.zeros((rows * columns - len(images), *images.shape[1:]), images.dtype)])
-        height, width = images.shape[1:]
-        grid = images.reshape(rows, columns, height, width).swapaxes(1, 2)
-        return grid.reshape(1, rows * height, columns * width)
+    def stills(self, data: Tensor, mask: Tensor | None = None) -> np.ndarray:
+        """Of a map (B, 1, 1, Y, X): its slices side by side, at most 12 evenly spaced ones, (1, rows Y, columns X).
+
+        mask: (B, 1, 1, Y, X) bool, outside of whose bounds nothing is shown.
+        """
+        images = data[self.slices(data), 0, 0]
+        if mask is not None:
+            rows, columns = (mask.any(0).any(axis)[0, 0].nonzero()[:, 0] for axis in (-1, -2))
+            images = images[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        return _mosaic(self.view.of(images.float().cpu().numpy()))[None]
 
     @staticmethod
     def slices(data: Tensor) -> np.ndarray:
@@ -92,6 +92,16 @@ class Stage:
             power = power * dynamic_region(torch.from_numpy(moving.copy())[None, None])[0, 0, 0].numpy()
         column = int(power.sum(0).argmax())
         return Profiles(title, panels, self.like.times, column, aspect=self.view.aspect, note=note)
+
+
+def _mosaic(images: np.ndarray) -> np.ndarray:
+    """(N, Y, X) -> (rows Y, columns X), about as high as wide, in reading order, a black border around each."""
+    images = np.pad(images, ((0, 0), (1, 1), (1, 1)))
+    count, height, width = images.shape
+    columns = math.ceil(math.sqrt(count * height / width))
+    rows = math.ceil(count / columns)
+    images = np.concatenate([images, np.zeros((rows * columns - count, height, width), images.dtype)])
+    return images.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)
 
 
 def white(frames: np.ndarray) -> float:
