@@ -29,7 +29,8 @@ from bids_dataset import (
 )
 
 from medseq.bids_app import main
-from medseq.bids_run import Method, Report, restore_dataset
+from medseq.bids_method import Method
+from medseq.bids_run import Report, restore_dataset
 from medseq.bold_task import restore_bold
 from medseq.clip import Clip
 from medseq.errors import InputError, MedseqWarning, ResourceError, UsageError
