@@ -41,7 +41,8 @@ _SPARE = 100_000
 _SPEEDS = ((0.25, "¼ ×"), (0.5, "½ ×"), (1, "1 × (real time)"), (2, "2 ×"), (4, "4 ×"), (8, "8 ×"), (16, "16 ×"))
 # Slower than this is played faster than real time at first: few people watch a series of fMRI for minutes.
 _SLOWEST = 5.0  # frames a second
-_NUMBER = re.compile(r"[-+−±]?\d[\d.,]*(\s?[%×]|\s?\S{1,3}|\s[±–-]\s[\d.]+\s?\S{0,3})?$|[-–—]?$")
+# With a unit of a few letters, if any; a dash stands for no number.
+_NUMBER = re.compile(r"[-+−±<>]?\d([^A-Za-z]|e[-+])*[A-Za-z]{0,3}$|[-–—]?$")
 
 
 @dataclass(frozen=True)
