@@ -73,7 +73,18 @@ LEVELS = (
         "train",
         "transforms",
     },
-    {"bids_run", "convert", "demo", "jobs", "report", "series_jobs", "series_options", "terminal"},
+    {
+        "bids_method",
+        "bids_reports",
+        "bids_run",
+        "convert",
+        "demo",
+        "jobs",
+        "report",
+        "series_jobs",
+        "series_options",
+        "terminal",
+    },
     {"__main__", "bids_app", "cli", "command_line", "commands"},
 )
 NUMERICS = (LEVELS[0] | LEVELS[1] | LEVELS[2]) - {"io"}
