@@ -34,9 +34,7 @@ def whitened(kspace: KSpace) -> tuple[KSpace, float, Tensor]:
             gain = maps.abs().square().sum(1, keepdim=True).sqrt().clamp(min=1e-6)
             maps = maps / gain
         calibration = None if kspace.calibration is None else prewhiten(kspace.calibration, white)
-        kspace = replace(
-            kspace, data=prewhiten(kspace.data, white), maps=maps, noise=level, calibration=calibration
-        )
+        kspace = replace(kspace, data=prewhiten(kspace.data, white), maps=maps, noise=level, calibration=calibration)
     else:
         level = float(estimate_noise(kspace).square().mean().sqrt()) if noise is None else float(noise)
     if kspace.coils > MOST_COILS:

@@ -1,4 +1,4 @@
-"""BOLD series from undersampled k-space, as a task beside the others: nothing is smoothed over time, and no prior asked.
+"""BOLD series from undersampled k-space, as a task beside the others. Nothing is smoothed over time, no prior asked.
 
 What stands still is told by all frames together. What is left of each frame's lines is small, and unfolded by the coil
 maps alone (SENSE, Pruessmann 1999), so that errors of the maps act on the few per cent that change, not on the image:
@@ -11,6 +11,7 @@ in time: frames stay independent, which the statistics of fMRI rely on.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from medseq.bold import tissue_mask
 from medseq.bold_task import restore_bold
 from medseq.clip import Clip, KSpace
 from medseq.coils import average_frames
-from medseq.errors import InputError, UsageError
+from medseq.errors import InputError, MedseqWarning, UsageError
 from medseq.gathering import Restored
 from medseq.operators import Coils, Fourier
 from medseq.runtime import Progress, choose_device
@@ -31,6 +32,7 @@ from medseq.volumes import fill_volumes
 # Voxels brighter than this part of the brightest may change alike; darker ones less, air hardly.
 _BRIGHT, _LEAST_WEIGHT = 0.2, 0.05
 _NEIGHBOURS = 5  # voxels along each axis, over which brightness is averaged
+_LEAST_KEPT = 0.97
 _FEWEST_FRAMES = 8  # of each line, for an average that hardly holds what changes
 
 
@@ -46,10 +48,11 @@ def reconstruct_bold(
 
     Lines may be the same in every frame, or shift. denoise: take away what cannot be a response, too
     (`medseq.bold.denoise_bold`, which is told the noise). Frames without lines are filled in and listed in `info`.
-    maps: `noise`, the std of each real channel; `g_factor`, by how much it exceeds that of as many lines without folding;
-    and those of `restore_bold` with `denoise`.
+    maps: `noise`, the std of each real channel; `g_factor`, by how much that exceeds the noise of as many lines without
+    folding; and those of `restore_bold` with `denoise`.
     Raises InputError for masks that are not of whole lines, lines measured in fewer than 8 frames, and when noise, maps
-    or tissue can't be found; UsageError for several samples, as the method is deterministic; ResourceError without the device.
+    or tissue can't be found; UsageError for several samples, as the method is deterministic; ResourceError when the
+    device is not there. Warns with MedseqWarning where lines are too few for the coils, which costs amplitude.
     """
     if samples > 1:
         raise UsageError("BOLD reconstruction is deterministic: there are no samples to draw; leave --samples out")
@@ -65,6 +68,7 @@ def reconstruct_bold(
         if progress:
             progress(b + 1, len(slices))
     image, noise, kept = (torch.cat([getattr(one, name).cpu() for one in found]) for name in ("image", "noise", "kept"))
+    _warn_of_loss(kept[tissue])
     there = white.keep[..., 0].any(3)[:, 0].expand(len(slices), white.frames)
     series = torch.where(there[:, None, :, None, None], still + image, 0) / gain
     clip = Clip(series, kspace.affine, kspace.times, kspace.period, present=None if bool(there.all()) else there)
@@ -86,13 +90,24 @@ def reconstruct_bold(
 def _check(kspace: KSpace) -> None:
     keep = kspace.keep
     if not bool((keep == keep[:, :1, :, :, :1]).all()):
-        raise InputError("BOLD is reconstructed from whole lines of k-space, the same in all coils; this mask has others")
+        raise InputError("BOLD is reconstructed from whole lines, the same in all coils; this mask has others")
     often = keep[..., 0].expand(-1, -1, kspace.frames, -1).sum(2)
     fewest = int(often[often > 0].min())
     if fewest < _FEWEST_FRAMES:
         raise InputError(
-            f"a line of k-space was measured in {fewest} frames only, and BOLD needs {_FEWEST_FRAMES} to tell what stands "
-            "still; measure longer, or say --kind cine"
+            f"a line of k-space was measured in {fewest} frames only, and BOLD needs {_FEWEST_FRAMES} to tell what "
+            "stands still; measure longer, or say --kind cine"
+        )
+
+
+def _warn_of_loss(kept: Tensor) -> None:
+    lowest = float(kept.kthvalue(max(1, kept.numel() // 20)).values)
+    if lowest < _LEAST_KEPT:
+        warnings.warn(
+            "the coils cannot unfold so few lines: 5 % of the tissue keep less than "
+            f"{100 * lowest:.0f} % of the amplitude",
+            MedseqWarning,
+            stacklevel=3,
         )
 
 
@@ -108,7 +123,7 @@ def _still(part: KSpace) -> Tensor:
 
 
 def _weights(still: Tensor) -> Tensor:
-    """How much every voxel may change, (B, 1, 1, Y, X), relative to the brightest: changes are a share of the signal."""
+    """How much every voxel may change, (B, 1, 1, Y, X), relative to tissue: changes are a share of the signal."""
     near = torch.nn.functional.avg_pool2d(still.abs()[:, 0], _NEIGHBOURS, 1, _NEIGHBOURS // 2)[:, None]
     flat = near.flatten()
     brightest = flat.kthvalue(max(1, int(0.98 * flat.numel()))).values

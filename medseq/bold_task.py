@@ -31,8 +31,8 @@ def restore_bold(
     censored: (T,) bool, volumes that are bad; they are filled in first (`medseq.volumes.fill_volumes`) and listed in
     `info`, counted from 1. Missing frames (`clip.present`) are filled in slice by slice; volumes that the times show to
     be cut out are put back for the time being only.
-    sigma: noise std of each real channel, a number or (B, 1, 1, Y, X), None to map it. maps: `dof_lost`, degrees of freedom to take off in a model
-    (see `medseq.activation.glm`); `removed`, std of what was taken away, in input units.
+    sigma: noise std of each real channel, a number or (B, 1, 1, Y, X), None to map it. maps: `dof_lost`, degrees of
+    freedom to take off in a model (see `medseq.activation.glm`); `removed`, std of what was taken away, in input units.
     Warns with MedseqWarning where what cannot be a response is far from being noise. Raises UsageError for several
     samples, as the method is deterministic, and else as `denoise_bold`.
     """

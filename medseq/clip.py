@@ -136,8 +136,8 @@ class KSpace:
             raise InputError(f"coil maps {tuple(self.maps.shape)} do not fit the data {tuple(self.data.shape)}")
         if self.calibration is not None and not self._calibrates(self.calibration):
             raise InputError(
-                f"a calibration scan must be complex of one frame on the grid of the data {tuple(self.data.shape)}, got "
-                f"{self.calibration.dtype} {tuple(self.calibration.shape)}"
+                f"a calibration scan must be one complex frame on the grid of the data {tuple(self.data.shape)}, "
+                f"got {self.calibration.dtype} {tuple(self.calibration.shape)}"
             )
         if isinstance(self.noise, Tensor) and self.noise.shape != (coils, coils):
             raise InputError(f"a noise covariance must be ({coils}, {coils}), got {tuple(self.noise.shape)}")

@@ -111,9 +111,9 @@ def estimate_maps(kspace: KSpace) -> Tensor:
 def compress_coils(kspace: KSpace, virtual: int) -> KSpace:
     """The same k-space in `virtual` coils: its principal components over coils (Buehrer 2007, Huang 2008).
 
-    data, maps, calibration and the noise covariance are mixed by the same unitary rows; white noise stays white, so prewhiten first.
-    Maps are scaled back to unit root-sum-of-squares, which moves the little signal lost from the maps into the image.
-    One set of rows serves all slices. Raises UsageError unless 1 <= virtual <= coils.
+    data, maps, calibration and the noise covariance are mixed by the same unitary rows; white noise stays white, so
+    prewhiten first. Maps are scaled back to unit root-sum-of-squares, which moves the little signal lost from the maps
+    into the image. One set of rows serves all slices. Raises UsageError unless 1 <= virtual <= coils.
     """
     if not 1 <= virtual <= kspace.coils:
         raise UsageError(f"{kspace.coils} coils can be compressed to between 1 and {kspace.coils}, not {virtual}")

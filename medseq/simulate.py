@@ -19,7 +19,6 @@ from medseq.phantoms.cine import beating_heart
 from medseq.phantoms.epi import head_coil
 from medseq.phantoms.volumes import Lattice
 
-
 _CALIBRATION = 24  # lines of a calibration scan
 
 

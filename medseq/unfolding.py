@@ -18,17 +18,16 @@ from torch import Tensor
 
 from medseq.operators import Coils, Fourier
 
-# Relative to the norm of A, 1: enough to hold what cannot be unfolded, too little to be seen in what can.
-_DAMPING = 1e-3
-# What is told of a voxel's noise without damping is told with this much, as a matrix may be singular.
-_LEAST_DAMPING = 1e-5
+# Relative to the norm of A, 1. The most is too little to be seen in what can be unfolded, the least keeps noise that is
+# amplified 50 times from growing on.
+_MOST_DAMPING, _LEAST_DAMPING = 1e-3, 1e-4
 _QUANTILE = 0.95
 
 
 @dataclass(frozen=True)
 class Unfolded:
     """image: (1, 1, T, Y, X) complex64. noise: (1, 1, 1, Y, X), its std in units of that of y, root mean square over
-    the frames. kept: (1, 1, 1, Y, X), the share that a point keeps of its amplitude, mean over the frames."""
+    the frames with lines. kept: (1, 1, 1, Y, X), the share that a point keeps of its amplitude, mean over the same."""
 
     image: Tensor
     noise: Tensor
@@ -40,21 +39,29 @@ def unfold(y: Tensor, keep: Tensor, maps: Tensor, weights: Tensor, tissue: Tenso
 
     y: (1, C, T, Y, X); keep: bool (1, 1, T, Y, 1); maps: (1, C, 1, Y, X) of unit root-sum-of-squares. weights: (Y, X),
     in (0, 1], how large the image may be where, relative to elsewhere. tissue: bool (Y, X), where 95 % of the voxels
-    lose no more than the share `loss` of their amplitude to the damping. A frame without lines is zero.
+    lose no more than the share `loss` of their amplitude to the damping, if that is possible at all (`kept` tells).
+    A frame without lines is zero.
     """
     lines = keep[0, 0, :, :, 0].expand(y.shape[2], y.shape[3])
     patterns, which = torch.unique(lines, dim=0, return_inverse=True)
     columns = _Columns.of(lines.any(0), maps, weights)
     back = Coils(maps).adjoint(Fourier().adjoint(torch.where(keep, y, 0)))[0, 0].permute(2, 1, 0)  # (X, Y, T)
-    image, noise, kept = torch.zeros_like(back), 0.0, 0.0
+    image = torch.zeros_like(back)
+    variance, kept = torch.zeros(2, *back.shape[:2], dtype=torch.float64, device=back.device)
+    there = lines.any(1)
     for number, pattern in enumerate(patterns):
-        chosen = which == number
+        chosen = (which == number) & there
+        if not bool(chosen.any()):
+            continue
         solution = columns.solved(pattern, tissue.T, loss)
         image[:, :, chosen] = (solution.matrix @ back[:, :, chosen].to(solution.matrix)).to(back)
-        share = float(chosen.float().mean())
-        noise, kept = noise + share * solution.variance, kept + share * solution.kept
-    as_map = [each.T[None, None, None].float() for each in (noise.sqrt(), kept)]
-    return Unfolded(image.permute(2, 1, 0)[None, None].contiguous(), *as_map)
+        share = float(chosen.sum() / there.sum())
+        variance, kept = variance + share * solution.variance, kept + share * solution.kept
+    return Unfolded(image.permute(2, 1, 0)[None, None].contiguous(), _as_map(variance.sqrt()), _as_map(kept))
+
+
+def _as_map(columns: Tensor) -> Tensor:
+    return columns.T[None, None, None].float()
 
 
 def spanned(lines: Tensor) -> Tensor:
@@ -100,12 +107,13 @@ class _Columns:
         """With the lines `pattern` (Y,); tissue: (X, Y)."""
         gram = self._weighted(self._banded(_selected(self.fourier, pattern) * self.overlap))
         most = self._lost(_inverse(gram, _LEAST_DAMPING))[tissue].quantile(_QUANTILE)
-        damping = float((loss / most).clamp(_LEAST_DAMPING, _DAMPING))
+        damping = float((loss / most).clamp(_LEAST_DAMPING, _MOST_DAMPING))
         inverse = _inverse(gram, damping)
         half = self._left(inverse)  # H P
         variance = self._diagonal(half) - damping * half.abs().square().sum(-1)
         matrix = half * self.weights[:, None]
-        return _Solution(matrix if self.band is None else matrix @ self.band, variance, 1 - damping * self._lost(inverse))
+        matrix = matrix if self.band is None else matrix @ self.band
+        return _Solution(matrix, variance, 1 - damping * self._lost(inverse))
 
     def _banded(self, matrix: Tensor) -> Tensor:
         return matrix if self.band is None else self.band @ matrix @ self.band

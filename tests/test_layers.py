@@ -50,11 +50,13 @@ LEVELS = (
         "posterior",
         "prior",
         "timegrid",
+        "unfolding",
         "volumes",
         "warmstart",
     },
     {
         "archive",
+        "bold_kspace",
         "bold_task",
         "config",
         "filling",

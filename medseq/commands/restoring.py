@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -21,13 +21,21 @@ if TYPE_CHECKING:
 
 
 @app.command(
-    help_epilogue=examples("reconstruct raw.h5 -o image.nii.gz", "reconstruct raw.h5 -o image.nii.gz --samples 8")
+    help_epilogue=examples(
+        "reconstruct raw.h5 -o image.nii.gz",
+        "reconstruct raw.h5 -o image.nii.gz --samples 8",
+        "reconstruct epi.h5 -o bold.nii.gz --denoise",
+    )
 )
 def reconstruct(
     raw: Annotated[Path, Parameter(help="File of multi-coil Cartesian k-space.")],
     /,
     *,
     output: Output,
+    kind: Annotated[
+        Literal["auto", "cine", "bold"], Parameter(help="What it shows; auto: bold for EPI, else cine.")
+    ] = "auto",
+    denoise: Annotated[bool, Parameter(help="BOLD: take away what cannot be a response, too.")] = False,
     keep_phase: Annotated[
         bool, Parameter(name="--complex", help="Write complex values, which few viewers open.")
     ] = False,
@@ -36,15 +44,22 @@ def reconstruct(
 ) -> None:
     """Reconstruct an image series from undersampled k-space."""
     from medseq import restore
+    from medseq.bold_kspace import reconstruct_bold
     from medseq.jobs import reconstruct_file
 
     def work(kspace: KSpace, progress: Progress) -> Restored:
-        restored = restore.reconstruct(kspace, steps=steps, progress=progress, **asdict(options))
+        return shown(restore.reconstruct(kspace, steps=steps, progress=progress, **asdict(options)))
+
+    def bold_work(kspace: KSpace, progress: Progress) -> Restored:
+        samples, device = options.samples, options.device
+        return shown(reconstruct_bold(kspace, denoise=denoise, samples=samples, device=device, progress=progress))
+
+    def shown(restored: Restored) -> Restored:
         clip = restored.clip
         return restored if keep_phase else replace(restored, clip=clip.with_data(clip.data.abs()))
 
-    settings = {"complex": keep_phase, "steps": steps, **asdict(options)}
-    print(reconstruct_file(raw, output, settings, work))
+    settings = {"kind": kind, "denoise": denoise, "complex": keep_phase, "steps": steps, **asdict(options)}
+    print(reconstruct_file(raw, output, settings, work, bold_work))
 
 
 @app.command(

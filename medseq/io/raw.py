@@ -1,7 +1,8 @@
 """Multi-coil Cartesian 2-D + t raw data as ISMRMRD (HDF5), read and written with the ismrmrd library.
 
-`raw_scan.py` decides what is used and what is refused (`raw_epi.py` of echo-planar data), `raw_plan.py` where each readout goes, `raw_geometry.py` the
-affine and the times, `raw_samples.py` moves the samples, `raw_header.py` describes k-space to be written.
+`raw_scan.py` decides what is used and what is refused, `raw_epi.py` which echo-planar data are ready, `raw_plan.py`
+where each readout goes, `raw_geometry.py` the affine and the times, `raw_samples.py` moves the samples,
+`raw_header.py` describes k-space to be written.
 """
 
 from __future__ import annotations
@@ -91,9 +92,10 @@ def read_scan(
 def save_ismrmrd(kspace: KSpace, path: str | Path) -> None:
     """Save k-space as ISMRMRD, atomically: one readout for each measured line, in complex64, bit for bit.
 
-    Encoded and reconstruction space are both the matrix of the data. A calibration scan goes before the image. TR is the (mean) frame interval; frames are
-    cardiac phases when there is a period, else repetitions. Position and directions come from the affine, in single
-    precision, as the format has it. Coil maps are not stored: they are estimated again.
+    Encoded and reconstruction space are both the matrix of the data. A calibration scan goes before the image. TR is
+    the (mean) frame interval; frames are cardiac phases when there is a period, else repetitions. Position and
+    directions come from the affine, in single precision, as the format has it. Coil maps are not stored: they are
+    estimated again.
     What the format has no exact field for is added in medseq's own: the period and a noise std as user parameters
     (`medseq_period`, `medseq_noise_std`), the frame times and a noise covariance as arrays beside the readouts
     (`medseq_frame_times`, `medseq_noise_covariance` with real and imaginary part as its last axis).

@@ -1,7 +1,8 @@
 """Formats that hold k-space as one plain array: what reading and writing them have in common.
 
-Unmeasured samples are exactly zero there, and geometry, timing, noise and the kind of readout have no field. What medseq knows of them it
-adds as one line of JSON, its note, in a place that other programs skip; affine and times come back bit for bit.
+Unmeasured samples are exactly zero there, and geometry, timing, noise and whether it is EPI have no field. What medseq
+knows of them it adds as one line of JSON, its note, in a place that other programs skip; affine and times come back bit
+for bit.
 """
 
 from __future__ import annotations

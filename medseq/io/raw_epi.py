@@ -2,8 +2,8 @@
 
 An EPI train reads every other line backwards, and often while the gradient still ramps. Until lines are flipped, the
 small shift and phase between both directions is corrected by navigators, and samples are moved to even places, an
-image of them has ghosts and is blurred. medseq does none of this: it takes lines for which it is done. A file says so by
-what it no longer holds; docs/raw-formats.md has the rules.
+image of them is blurred and has ghosts. medseq does none of this: it takes lines for which it is done. A file says so
+by what it no longer holds; docs/raw-formats.md has the rules.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def _samples(data: Tensor) -> np.ndarray:
 
 def _readouts(data: np.ndarray, measured: np.ndarray, kspace: KSpace) -> Iterator[ismrmrd.Acquisition]:
     """One readout of `data` (B, C, T, Y, X) for each measured line (B, T, Y), frame by frame."""
-    slices, _, _, _, width = data.shape
+    slices, _, _, height, width = data.shape
     axes = LPS_TO_RAS @ kspace.affine[:3, :3]
     axes = axes / np.linalg.norm(axes, axis=0)
     centres = [(kspace.affine @ [width // 2, height // 2, z, 1])[:3] @ LPS_TO_RAS for z in range(slices)]

@@ -124,7 +124,7 @@ def _at(stream: BinaryIO, position: int, size: int) -> bytes:
 
 
 def _parts(measurements: list[Mapping[str, Any]], path: Path) -> list[_Part]:
-    """The image first, then calibration lines that are no lines of the image, phase-correction navigators, noise scans."""
+    """The image first, then calibration lines that are no lines of the image, navigators of EPI, noise scans."""
     last = measurements[-1]
     if "image" not in last:
         raise InputError(f"{path}: no image readouts in its last measurement; give a file with raw image data")
