@@ -7,10 +7,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from medseq.baselines.linear import sense
 from medseq.clip import KSpace
-from medseq.coils import average_frames, compress_coils, estimate_maps
+from medseq.coils import FEWEST_LINES, average_frames, compress_coils, estimate_maps, full_centre
 from medseq.noise import estimate_noise, prewhiten
-from medseq.operators import Coils, Fourier
+from medseq.operators import Coils, Fourier, Mask
 
 MOST_COILS = 12  # more are compressed to this many
 
@@ -32,7 +33,8 @@ def whitened(kspace: KSpace) -> tuple[KSpace, float, Tensor]:
             maps = prewhiten(maps, white)
             gain = maps.abs().square().sum(1, keepdim=True).sqrt().clamp(min=1e-6)
             maps = maps / gain
-        kspace = replace(kspace, data=prewhiten(kspace.data, white), maps=maps, noise=level)
+        calibration = None if kspace.calibration is None else prewhiten(kspace.calibration, white)
+        kspace = replace(kspace, data=prewhiten(kspace.data, white), maps=maps, noise=level, calibration=calibration)
     else:
         level = float(estimate_noise(kspace).square().mean().sqrt()) if noise is None else float(noise)
     if kspace.coils > MOST_COILS:
@@ -41,16 +43,24 @@ def whitened(kspace: KSpace) -> tuple[KSpace, float, Tensor]:
 
 
 def average_image(kspace: KSpace) -> Tensor:
-    """The coil-combined image of the time-averaged k-space (B, 1, 1, Y, X)."""
+    """The coil-combined image of the time-averaged k-space (B, 1, 1, Y, X).
+
+    Without a full centre (the same lines in every frame) it is unfolded by the maps (SENSE).
+    """
     assert kspace.maps is not None
-    return (Fourier() @ Coils(kspace.maps)).adjoint(average_frames(kspace)[0])
+    average, measured = average_frames(kspace)
+    image = Fourier() @ Coils(kspace.maps)
+    if min(full_centre(measured, (average.shape[-2], average.shape[-1]))) < FEWEST_LINES:
+        return sense(average, Mask(measured) @ image)
+    return image.adjoint(average)
 
 
 def slice_of(kspace: KSpace, b: int, device: torch.device) -> KSpace:
-    """Slice b alone, on `device`; what all slices share (mask, maps) stays shared. The maps must be there."""
+    """Slice b alone, on `device`; what all slices share (mask, maps) stays shared. The maps must be there, so that the
+    calibration scan is left behind."""
 
     def one(tensor: Tensor) -> Tensor:
         return (tensor if tensor.shape[0] == 1 else tensor[b : b + 1]).to(device)
 
     assert kspace.maps is not None
-    return replace(kspace, data=one(kspace.data), keep=one(kspace.keep), maps=one(kspace.maps))
+    return replace(kspace, data=one(kspace.data), keep=one(kspace.keep), maps=one(kspace.maps), calibration=None)

@@ -1,4 +1,7 @@
-"""What is done to BOLD series, as tasks beside the others: a series in, a `Restored` out. No trained prior is asked."""
+"""What is done to BOLD series, as tasks beside the others: a series or its k-space in, a `Restored` out.
+
+No trained prior is asked.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +24,15 @@ _UNLIKE_NOISE = 2.0
 
 
 def restore_bold(
-    clip: Clip, *, sigma: float | None = None, censored: np.ndarray | None = None, samples: int = 1
+    clip: Clip, *, sigma: float | Tensor | None = None, censored: np.ndarray | None = None, samples: int = 1
 ) -> Restored:
     """`denoise_bold` with its report: `info` says how much was removed and why no more, `maps` hold what it cost.
 
     censored: (T,) bool, volumes that are bad; they are filled in first (`medseq.volumes.fill_volumes`) and listed in
     `info`, counted from 1. Missing frames (`clip.present`) are filled in slice by slice; volumes that the times show to
     be cut out are put back for the time being only.
-    sigma: noise std of each real channel, None to map it. maps: `dof_lost`, degrees of freedom to take off in a model
-    (see `medseq.activation.glm`); `removed`, std of what was taken away, in input units.
+    sigma: noise std of each real channel, a number or (B, 1, 1, Y, X), None to map it. maps: `dof_lost`, degrees of
+    freedom to take off in a model (see `medseq.activation.glm`); `removed`, std of what was taken away, in input units.
     Warns with MedseqWarning where what cannot be a response is far from being noise. Raises UsageError for several
     samples, as the method is deterministic, and else as `denoise_bold`.
     """
@@ -87,5 +90,5 @@ def _map(values: Tensor, clip: Clip) -> Clip:
     return Clip(values, clip.affine, clip.times[:1])
 
 
-def _even(sigma: float, series: Tensor) -> Tensor:
-    return torch.full((series.shape[0], 1, 1, *series.shape[-2:]), sigma)
+def _even(sigma: float | Tensor, series: Tensor) -> Tensor:
+    return torch.as_tensor(sigma, dtype=torch.float32).expand(series.shape[0], 1, 1, *series.shape[-2:])

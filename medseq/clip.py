@@ -100,6 +100,9 @@ class KSpace:
     noise: std of each real channel in data units, or a (C, C) complex covariance E[n n^H] / 2 (so that
         its diagonal is the squared std of each real channel), or None (estimated).
     affine, times, period: as in `Clip`.
+    calibration: (B or 1, C, 1, Y, X) complex64, a calibration scan on the same grid, zeros where unmeasured, or None.
+        It may have another contrast and scale than the data: only coil maps are taken from it.
+    epi: measured by echo-planar trains (of which ghosts and ramps are corrected), as fMRI is.
 
     Raises InputError when shapes do not fit, when nothing was measured, or on impossible geometry.
     """
@@ -111,6 +114,8 @@ class KSpace:
     affine: np.ndarray = field(default_factory=lambda: np.eye(4))
     times: np.ndarray = None  # type: ignore[assignment]  # None: frame indices
     period: float | None = None
+    calibration: Tensor | None = None
+    epi: bool = False
 
     def __post_init__(self) -> None:
         if self.data.ndim != 5 or not self.data.is_complex():
@@ -129,12 +134,22 @@ class KSpace:
             self.maps.ndim != 5 or self.maps.shape[1] != coils or not self._fits(self.maps, self.data.shape)
         ):
             raise InputError(f"coil maps {tuple(self.maps.shape)} do not fit the data {tuple(self.data.shape)}")
+        if self.calibration is not None and not self._calibrates(self.calibration):
+            raise InputError(
+                f"a calibration scan must be one complex frame on the grid of the data {tuple(self.data.shape)}, "
+                f"got {self.calibration.dtype} {tuple(self.calibration.shape)}"
+            )
         if isinstance(self.noise, Tensor) and self.noise.shape != (coils, coils):
             raise InputError(f"a noise covariance must be ({coils}, {coils}), got {tuple(self.noise.shape)}")
         times = np.arange(self.frames, dtype=np.float64) if self.times is None else self.times
         affine, times = _checked_geometry(self.affine, times, self.period, self.frames)
         object.__setattr__(self, "affine", affine)
         object.__setattr__(self, "times", times)
+
+    def _calibrates(self, calibration: Tensor) -> bool:
+        slices, coils, _, *grid = self.data.shape
+        shape = list(calibration.shape)
+        return calibration.is_complex() and shape in ([slices, coils, 1, *grid], [1, coils, 1, *grid])
 
     @staticmethod
     def _fits(tensor: Tensor, shape: torch.Size) -> bool:

@@ -12,7 +12,7 @@ from medseq.errors import InputError, UsageError
 from medseq.operators import Fourier
 
 # Fewer fully sampled lines than this hold no sensitivity map.
-_FEWEST_LINES = 4
+FEWEST_LINES = 4
 # Width of the calibration region: Uecker 2014, and the default of BART and SigPy.
 _CALIBRATION = 24
 
@@ -82,19 +82,24 @@ def estimate_maps(kspace: KSpace) -> Tensor:
     """Coil sensitivities (B, C, 1, Y, X) of unit root-sum-of-squares, from the time-averaged k-space.
 
     ESPIRiT (see `espirit`) on the fully sampled centre of the average over frames, which undersampled dynamic series
-    have without extra calibration lines (TSENSE, Kellman 2001; TGRAPPA, Breuer 2005). A single coil gets ones.
+    have without extra calibration lines (TSENSE, Kellman 2001; TGRAPPA, Breuer 2005), and which the image's own
+    distortions are in. Where the average has none, on that of the calibration scan. A single coil gets ones.
 
-    Raises InputError when even the time average has no full centre of 4 x 4, or it is zero.
+    Raises InputError when neither has a full centre of 4 x 4, or it is zero.
     """
     average, measured = average_frames(kspace)
     shape = (average.shape[-2], average.shape[-1])
     if kspace.coils == 1:
         return torch.ones_like(average)
     lines, samples = full_centre(measured, shape)
-    if min(lines, samples) < _FEWEST_LINES:
+    if min(lines, samples) < FEWEST_LINES and kspace.calibration is not None:
+        average = kspace.calibration.expand_as(average)
+        lines, samples = full_centre((average != 0).any(1, keepdim=True), shape)
+    if min(lines, samples) < FEWEST_LINES:
+        found = "the calibration scan" if kspace.calibration is not None else "the average over frames"
         raise InputError(
-            f"coil maps need a fully sampled centre of k-space, but even the average over frames has only {lines} x "
-            f"{samples}; give the maps, or measure a calibration region"
+            f"coil maps need a fully sampled centre of k-space, but even {found} has only {lines} x {samples}; give "
+            "the maps, or measure calibration lines"
         )
     lines = min(lines, _CALIBRATION)
     # Few lines make up for it by their length: the number of patches decides.
@@ -106,9 +111,9 @@ def estimate_maps(kspace: KSpace) -> Tensor:
 def compress_coils(kspace: KSpace, virtual: int) -> KSpace:
     """The same k-space in `virtual` coils: its principal components over coils (Buehrer 2007, Huang 2008).
 
-    data, maps and the noise covariance are mixed by the same unitary rows; white noise stays white, so prewhiten first.
-    Maps are scaled back to unit root-sum-of-squares, which moves the little signal lost from the maps into the image.
-    One set of rows serves all slices. Raises UsageError unless 1 <= virtual <= coils.
+    data, maps, calibration and the noise covariance are mixed by the same unitary rows; white noise stays white, so
+    prewhiten first. Maps are scaled back to unit root-sum-of-squares, which moves the little signal lost from the maps
+    into the image. One set of rows serves all slices. Raises UsageError unless 1 <= virtual <= coils.
     """
     if not 1 <= virtual <= kspace.coils:
         raise UsageError(f"{kspace.coils} coils can be compressed to between 1 and {kspace.coils}, not {virtual}")
@@ -127,7 +132,8 @@ def compress_coils(kspace: KSpace, virtual: int) -> KSpace:
     if isinstance(noise, Tensor):
         mixing = rows.to(noise.dtype) if noise.is_complex() else rows
         noise = mixing @ noise.to(mixing.dtype) @ mixing.mH
-    return replace(kspace, data=data, keep=keep, maps=maps, noise=noise)
+    calibration = None if kspace.calibration is None else _mixed(rows, kspace.calibration)
+    return replace(kspace, data=data, keep=keep, maps=maps, noise=noise, calibration=calibration)
 
 
 def _signal_kernels(calibration: Tensor, width: list[int], threshold: float) -> Tensor:

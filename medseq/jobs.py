@@ -20,25 +20,30 @@ from medseq.io import NIFTI_ENDINGS, RAW_OUTPUT_ENDINGS, load_clip, load_kspace,
 from medseq.io.kspace import files_of
 from medseq.io.weights import weights_path
 from medseq.provenance import RunRecord, collected_warnings, staged, stem
-from medseq.simulate import acquire, simulate_bold, simulate_cine
+from medseq.simulate import acquire, acquire_epi, simulate_bold, simulate_bold_images, simulate_cine
 from medseq.terminal import Progress
 
 _SHORTEST_SECRET = 16  # bytes
+
+
+Reconstruction = Callable[[KSpace, Progress], Restored]
 
 
 def reconstruct_file(
     source: Path,
     output: Path,
     settings: Mapping[str, Any],
-    work: Callable[[KSpace, Progress], Restored],
+    work: Reconstruction,
+    bold_work: Reconstruction,
     *,
     report: bool = False,
 ) -> str:
-    """Read raw data, reconstruct them and write NIfTI `output`, its `_std` for several samples, and its `.run.json`.
+    """Read raw data, reconstruct them and write NIfTI `output`, its maps or `_std`, and its `.run.json`.
 
-    settings: every option, by name; `prior` and `complex` (what is written) among them. work: reconstructs what was
-    read. report: write a page to look at, too, ending in `.html`. Returns what to tell the user. Raises MedseqError
-    like `load_kspace` and `work`, and UsageError for an impossible output.
+    settings: every option, by name; `prior`, `kind`, `denoise` and `complex` (what is written) among them. work:
+    reconstructs what was read; bold_work: does so with BOLD, without a prior. report: write a page to look at, too,
+    ending in `.html`. Returns what to tell the user. Raises MedseqError like `load_kspace` and both, and UsageError for
+    an impossible output, or to denoise what is no BOLD.
     """
     check_output(output, NIFTI_ENDINGS, source)
     prior = settings["prior"]
@@ -48,15 +53,21 @@ def reconstruct_file(
             for file in files_of(source):
                 record.add_input(file)
             kspace = load_kspace(source)
-            record.add_model(weights_path(prior))
+            bold = settings["kind"] == "bold" or (settings["kind"] == "auto" and kspace.epi)
+            if settings["denoise"] and not bold:
+                raise UsageError(f"{source}: --denoise is about BOLD, as the prior denoises all else; say --kind bold")
+            if not bold:
+                record.add_model(weights_path(prior))
         with record.timed("restore"), terminal.progress("reconstruct") as progress:
-            restored = work(kspace, progress)
+            restored = _bold_named(source, bold_work, kspace, progress) if bold else work(kspace, progress)
         record.result = restored.info
         with record.timed("write"):
             clip = restored.clip
             save_clip(clip if settings["complex"] else clip.with_data(clip.data.abs()), folder / output.name)
             if restored.std is not None:
                 save_clip(restored.std, folder / beside(output, "std"))
+            for name, extra in restored.maps.items():
+                save_clip(extra, folder / beside(output, name))
         if report:
             from medseq.report.restored import attempt_report, kspace_section
 
@@ -65,6 +76,14 @@ def reconstruct_file(
         record.save(folder / f"{stem(output)}.run.json")
     slices, _, frames, height, width = restored.clip.data.shape
     return f"{output}: {frames} frames of {width} x {height}, {slices} slices; {record.elapsed:.1f} s"
+
+
+def _bold_named(source: Path, bold_work: Reconstruction, kspace: KSpace, progress: Progress) -> Restored:
+    """bold_work, whose complaints are about the file alone, as it takes no other."""
+    try:
+        return bold_work(kspace, progress)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
 
 
 def generate_file(output: Path, settings: Mapping[str, Any], work: Callable[[Progress], Restored]) -> str:
@@ -104,7 +123,8 @@ def simulate_file(
     """Write a phantom (NIfTI) or its k-space (.h5) to `output`, what is known of it to `truth`, and a `.run.json`.
 
     kind: "cine" or "bold". source: a NIfTI series to measure instead of a phantom. phantom: frames, size, slices for
-    `simulate_cine` or `simulate_bold`; scan: coils, acceleration, noise for `acquire`; None stands for their defaults.
+    `simulate_cine` or `simulate_bold`; scan: coils, acceleration, noise for `acquire`, or `acquire_epi` of BOLD; None
+    stands for their defaults.
     Returns what to tell the user. Raises UsageError for options that do not go together.
     """
     check_output(output, (*NIFTI_ENDINGS, *RAW_OUTPUT_ENDINGS), source)
@@ -121,9 +141,9 @@ def simulate_file(
     with ExitStack() as stack:
         record.warnings = stack.enter_context(collected_warnings(terminal.warn))
         folder = stack.enter_context(staged(output.parent))
-        clip, known = _scene(kind, source, record, {**_given(phantom), "seed": seed})
+        clip, known = _scene(kind, source, record, {**_given(phantom), "seed": seed}, raw)
         if raw:
-            kspace = acquire(clip, seed=seed, **_given(scan))
+            kspace = (acquire_epi if kind == "bold" else acquire)(clip, seed=seed, **_given(scan))
             record.result = {"coils": kspace.coils, "noise": kspace.noise}
             save_kspace(kspace, folder / output.name)
         else:
@@ -204,10 +224,14 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _scene(kind: str, source: Path | None, record: RunRecord, phantom: Mapping[str, Any]) -> tuple[Clip, Clip]:
-    """The series to measure and what is known of it: itself, or where a BOLD series is active."""
+def _scene(
+    kind: str, source: Path | None, record: RunRecord, phantom: Mapping[str, Any], raw: bool
+) -> tuple[Clip, Clip]:
+    """The series to measure and what is known of it: itself, or where a BOLD series is active.
+
+    raw: k-space is made of it, whose noise is not yet there."""
     if source is None and kind == "bold":
-        return simulate_bold(**phantom)
+        return (simulate_bold_images if raw else simulate_bold)(**phantom)
     if source is None:
         clip = simulate_cine(**phantom)
         return clip, clip

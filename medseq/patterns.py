@@ -48,7 +48,7 @@ def uniform(frames: int, lines: int, acceleration: float, centre: int = 8, seed:
     return variable_density(frames, lines, acceleration, centre, seed, power=0.0)
 
 
-def equispaced(frames: int, lines: int, acceleration: int, centre: int = 0) -> Tensor:
+def equispaced(frames: int, lines: int, acceleration: float, centre: int = 0) -> Tensor:
     """Every `acceleration`-th line, shifted by one line from frame to frame (TGRAPPA, Breuer 2005).
 
     Any `acceleration` successive frames together hold every line, so their average is fully sampled. `centre` middle

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,9 +13,13 @@ from medseq.clip import Clip, KSpace, series_scale
 from medseq.errors import UsageError
 from medseq.noise import unit_noise
 from medseq.operators import Coils, Fourier, Mask
-from medseq.patterns import variable_density
-from medseq.phantoms.bold import bold_series
+from medseq.patterns import equispaced, variable_density
+from medseq.phantoms.bold import Bold, bold_series
 from medseq.phantoms.cine import beating_heart
+from medseq.phantoms.epi import head_coil
+from medseq.phantoms.volumes import Lattice
+
+_CALIBRATION = 24  # lines of a calibration scan
 
 
 def scanner_affine(size: tuple[int, int], slices: int, spacing: tuple[float, float, float]) -> np.ndarray:
@@ -58,10 +63,32 @@ def simulate_bold(
     bold = bold_series(size, slices, frames, repetition_time, change, g)
     truth = bold.series[:, None]
     noisy = (torch.complex(truth, torch.zeros_like(truth)) + noise * unit_noise(truth.to(torch.complex64), g)).abs()
-    affine = scanner_affine(size, slices, (bold.voxel[2], bold.voxel[1], bold.voxel[0]))
+    return _series(noisy, bold, repetition_time), Clip(bold.activation[:, None, None], _bold_affine(bold))
+
+
+def simulate_bold_images(
+    frames: int = 60,
+    size: tuple[int, int] = (64, 64),
+    slices: int = 6,
+    repetition_time: float = 2.0,
+    change: float = 0.02,
+    seed: int = 0,
+) -> tuple[Clip, Clip]:
+    """What `simulate_bold` would measure, complex and free of noise, as `acquire_epi` takes it; and its activation."""
+    _check(frames, size, slices)
+    bold = bold_series(size, slices, frames, repetition_time, change, torch.Generator().manual_seed(seed))
+    images = torch.polar(bold.series, bold.phase[:, None].expand_as(bold.series))[:, None]
+    return _series(images, bold, repetition_time), Clip(bold.activation[:, None, None], _bold_affine(bold))
+
+
+def _series(images: Tensor, bold: Bold, repetition_time: float) -> Clip:
     # scanners store a few hundred to a few thousand units
-    series = Clip(1000 * noisy, affine, np.arange(frames) * repetition_time)
-    return series, Clip(bold.activation[:, None, None], affine)
+    return Clip(1000 * images, _bold_affine(bold), np.arange(images.shape[2]) * repetition_time)
+
+
+def _bold_affine(bold: Bold) -> np.ndarray:
+    slices, _, height, width = bold.series.shape
+    return scanner_affine((height, width), slices, (bold.voxel[2], bold.voxel[1], bold.voxel[0]))
 
 
 def coil_maps(coils: int, size: tuple[int, int], seed: int = 0) -> Tensor:
@@ -114,6 +141,47 @@ def acquire(
     g = torch.Generator().manual_seed(seed)
     data = Mask(keep)(full + sigma * unit_noise(full, g))
     return KSpace(data, keep, noise=sigma, affine=clip.affine, times=clip.times, period=clip.period)
+
+
+def head_coil_maps(clip: Clip, coils: int, seed: int = 0) -> Tensor:
+    """Sensitivities (B, C, 1, Y, X) of unit root-sum-of-squares of loops on a helmet about the clip's field of view."""
+    slices, _, _, height, width = clip.data.shape
+    x, y, z = np.linalg.norm(clip.affine[:3, :3], axis=0).tolist()
+    place = Lattice((slices, height, width), (z, y, x)).positions()
+    maps = head_coil(place, coils, torch.Generator().manual_seed(seed))
+    return (maps / maps.abs().square().sum(0).sqrt()).movedim(0, 1)[:, :, None]
+
+
+def acquire_epi(
+    clip: Clip,
+    *,
+    coils: int | Tensor = 16,
+    acceleration: float = 2,
+    noise: float = 0.01,
+    shifted: bool = False,
+    seed: int = 0,
+) -> KSpace:
+    """The EPI k-space of an image series as it is once ghosts and ramps are corrected: every R-th line.
+
+    coils: how many on a simulated helmet, or maps (B or 1, C, 1, Y, X). acceleration: R, whole. shifted: lines move on
+    from frame to frame, and calibrate themselves; else they stay, as on most scanners, and 24 lines of the mean image
+    are measured in a calibration scan. noise: as in `acquire`. Raises UsageError for impossible values.
+    """
+    if isinstance(coils, int):
+        if coils < 1:
+            raise UsageError(f"at least one coil is needed, got {coils}")
+        coils = head_coil_maps(clip, coils, seed)
+    height = clip.data.shape[-2]
+    lines = equispaced(clip.frames, height, acceleration)
+    keep = lines if shifted else lines[:, :, :1].expand_as(lines)
+    kspace = replace(acquire(clip, coils=coils, keep=keep, noise=noise, seed=seed), epi=True)
+    if shifted:
+        return kspace
+    from_middle = torch.arange(height) - height // 2
+    centre = ((from_middle >= -(_CALIBRATION // 2)) & (from_middle < _CALIBRATION // 2))[None, None, None, :, None]
+    mean = replace(clip, data=clip.data.mean(2, keepdim=True), times=clip.times[:1])
+    scan = acquire(mean, coils=coils, keep=centre, noise=noise, seed=seed + 1)
+    return replace(kspace, calibration=scan.data)
 
 
 def _check(frames: int, size: tuple[int, int], slices: int) -> None:

@@ -25,7 +25,8 @@ from cli_shelf import FRAMES, SIZE, command, fails, left_behind
 from medseq import restore
 from medseq.cli import app, main
 from medseq.errors import MedseqWarning, ResourceError
-from medseq.io import load_clip
+from medseq.io import load_clip, save_kspace
+from medseq.simulate import acquire_epi, simulate_bold_images
 
 RECIPE = "recipe: {width: [8], blocks: 1, steps: 3, window: 16, frames: [1, 2], frames_per_batch: 4}"
 COMMANDS = ("convert", "demo", "info", "reconstruct", "denoise", "interpolate", "generate", "simulate", "train")
@@ -272,6 +273,7 @@ def test_the_examples_of_help_run(name, here, capsys, monkeypatch):
     (here / "configs" / "train_tiny.yaml").write_text(RECIPE)
     monkeypatch.setattr("medseq.io.weights.SHIPPED", here)
     monkeypatch.setattr("medseq.io.weights.DEFAULT", "tiny")
+    save_kspace(acquire_epi(simulate_bold_images(10, (24, 24), 1)[0], coils=4), here / "epi.h5")
     for words in examples(help_of(name, capsys)):
         assert main(words) == 0, (words, capsys.readouterr().err)
         if "-o" in words:

@@ -52,11 +52,13 @@ LEVELS = (
         "posterior",
         "prior",
         "timegrid",
+        "unfolding",
         "volumes",
         "warmstart",
     },
     {
         "archive",
+        "bold_kspace",
         "bold_recipe",
         "bold_task",
         "config",

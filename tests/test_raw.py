@@ -245,7 +245,7 @@ def test_readouts_that_are_no_image_are_skipped_by_name(tmp_path: Path, flag: in
     assert torch.equal(kspace.data, wanted.data)
 
 
-def test_calibration_lines_of_the_image_are_used_and_those_of_another_scan_are_not(tmp_path: Path) -> None:
+def test_calibration_lines_are_the_image_s_own_or_those_of_another_scan(tmp_path: Path) -> None:
     readouts = QUIET.lines(SOURCE[None])
     for readout in readouts[10:14]:
         readout.set_flag(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)
@@ -256,9 +256,11 @@ def test_calibration_lines_of_the_image_are_used_and_those_of_another_scan_are_n
     )
     assert bool(load_kspace(write(tmp_path / "embedded.h5", header, readouts)).keep.all())
     header.encoding[0].parallelImaging.calibrationMode = xsd.calibrationModeType.SEPARATE
-    with pytest.warns(MedseqWarning, match="4 readouts of a separate calibration scan"):
-        kspace = load_kspace(write(tmp_path / "separate.h5", header, readouts))
-    assert int(kspace.keep.sum()) == 20
+    kspace = load_kspace(write(tmp_path / "separate.h5", header, readouts))
+    assert int(kspace.keep.sum()) == 20 and not bool(kspace.keep[..., 10:14, :].any())
+    assert kspace.calibration is not None
+    whole = load_kspace(write(tmp_path / "plain.h5", QUIET.xml(), QUIET.lines(SOURCE[None])))
+    torch.testing.assert_close(kspace.data + kspace.calibration, whole.data)
 
 
 def random_kspace(shape: tuple[int, ...], seed: int = 0, **fields: Any) -> KSpace:

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 from scanner import POSITION, SOURCE, Scanner, noise_scan, write
-from twix_scanner import NOISE, PATREFANDIMASCAN, PATREFSCAN, REFLECT, Measurement, write_vb, write_vd
+from twix_scanner import NOISE, PATREFANDIMASCAN, PATREFSCAN, PHASCOR, REFLECT, Measurement, write_vb, write_vd
 
-from medseq import Fourier, InputError, KSpace, MedseqWarning, UsageError, load_kspace
+from medseq import Fourier, InputError, KSpace, UsageError, load_kspace
 
 pytest.importorskip("mapvbvd", reason="pymapvbvd is not installed: pip install medseq[twix]")
 OVERSAMPLED = Scanner(encoded=(64, 24), encoded_fov=(640, 240))
@@ -82,9 +82,10 @@ def test_calibration_lines_are_used_where_they_belong_to_the_image(tmp_path: Pat
     kspace = load_kspace(write_vd(tmp_path / "embedded.dat", embedded))
     assert torch.flatten(kspace.keep).nonzero().flatten().tolist() == sorted([*range(0, 24, 2), 11, 13])
     separate = Measurement(OVERSAMPLED, image, {"sPat.ucRefScanMode": "0x4"})
-    with pytest.warns(MedseqWarning, match="2 readouts of a separate calibration scan are skipped"):
-        kspace = load_kspace(write_vd(tmp_path / "separate.dat", separate))
+    kspace = load_kspace(write_vd(tmp_path / "separate.dat", separate))
     assert torch.flatten(kspace.keep).nonzero().flatten().tolist() == list(range(0, 24, 2))
+    assert kspace.calibration is not None
+    assert (kspace.calibration[0, 0, 0] != 0).any(-1).nonzero().flatten().tolist() == [11, 13]
 
 
 @pytest.mark.parametrize(
@@ -92,12 +93,23 @@ def test_calibration_lines_are_used_where_they_belong_to_the_image(tmp_path: Pat
     [
         ({"sKSpace.ucTrajectory": "0x2"}, "the trajectory is radial"),
         ({"sSliceArray.asSlice[0].dReadoutFOV": ""}, "broken or not Siemens twix"),
+        ({"sSliceAcceleration.lMultiBandFactor": 3}, "3 slices were excited at once"),
     ],
 )
 def test_what_cannot_be_used_is_refused(tmp_path: Path, protocol: dict[str, str], message: str) -> None:
     measurement = Measurement(OVERSAMPLED, [(line, 0) for line in readouts()], protocol)
     with pytest.raises(InputError, match=message):
         load_kspace(write_vd(tmp_path / "meas.dat", measurement))
+
+
+def test_echo_trains_are_refused(tmp_path: Path) -> None:
+    lines = [(line, REFLECT if number % 2 else 0) for number, line in enumerate(readouts())]
+    navigators = [(line, PHASCOR | (REFLECT if number % 2 else 0)) for number, line in enumerate(readouts()[:3])]
+    epi = Measurement(OVERSAMPLED, [*navigators, *lines], {"sFastImaging.lEPIFactor": 24})
+    with pytest.raises(InputError, match="12 reversed readouts .* 3 phase-correction navigators are not applied"):
+        load_kspace(write_vd(tmp_path / "meas.dat", epi))
+    ready = Measurement(OVERSAMPLED, [(line, 0) for line in readouts()], {"sFastImaging.lEPIFactor": 24})
+    assert load_kspace(write_vd(tmp_path / "ready.dat", ready)).epi
 
 
 def test_partitions_of_a_3d_scan_are_refused(tmp_path: Path) -> None:

@@ -74,7 +74,6 @@ REFUSED: dict[str, Change] = {
     "steps of a second phase encoding": lambda h, r: each(r[:9], kspace_encode_step_2=1),
     "the matrix is 3-D": lambda h, r: setattr(encoding(h).encodedSpace.matrixSize, "z", 8),
     "the trajectory is radial": lambda h, r: setattr(encoding(h), "trajectory", xsd.trajectoryType.RADIAL),
-    "the trajectory is epi": lambda h, r: setattr(encoding(h), "trajectory", xsd.trajectoryType.EPI),
     "2 encodings": lambda h, r: (h.encoding.append(encoding(h)), each(r[:9], encoding_space_ref=1)),
     "refer to encoding 4": lambda h, r: each(r, encoding_space_ref=4),
     "2 contrasts": lambda h, r: each(r[:9], contrast=1),

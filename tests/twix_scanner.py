@@ -14,7 +14,7 @@ import numpy as np
 from scanner import PHASE, READ, Scanner
 from scipy.spatial.transform import Rotation
 
-ACQEND, PATREFSCAN, PATREFANDIMASCAN, REFLECT, NOISE = (1 << bit for bit in (0, 22, 23, 24, 25))
+ACQEND, PHASCOR, PATREFSCAN, PATREFANDIMASCAN, REFLECT, NOISE = (1 << bit for bit in (0, 21, 22, 23, 24, 25))
 # Siemens's rotation takes (phase, read, slice) to patient coordinates; scalar last here, first there.
 _X, _Y, _Z, _W = Rotation.from_matrix(np.column_stack([PHASE, READ, np.cross(PHASE, READ)])).as_quat()
 QUATERNION = (_W, _X, _Y, _Z)

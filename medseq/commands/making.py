@@ -73,6 +73,7 @@ def generate(
         "simulate cine -o raw.h5 --truth truth.nii.gz",
         "simulate cine --from cine.nii.gz -o raw.h5 --acceleration 4",
         "simulate bold -o bold.nii.gz --truth active.nii.gz",
+        "simulate bold -o epi.h5 --truth active.nii.gz --acceleration 3",
     )
 )
 def simulate(

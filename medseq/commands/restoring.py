@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 @app.command(
     help_epilogue=examples(
-        "reconstruct raw.h5 -o image.nii.gz", "reconstruct raw.h5 -o image.nii.gz --samples 8 --report"
+        "reconstruct raw.h5 -o image.nii.gz",
+        "reconstruct raw.h5 -o image.nii.gz --samples 8 --report",
+        "reconstruct epi.h5 -o bold.nii.gz --denoise",
     )
 )
 def reconstruct(
@@ -41,6 +43,10 @@ def reconstruct(
     /,
     *,
     output: Output,
+    kind: Annotated[
+        Literal["auto", "cine", "bold"], Parameter(help="What it shows; auto: bold for EPI, else cine.")
+    ] = "auto",
+    denoise: Annotated[bool, Parameter(help="BOLD: take away what cannot be a response, too.")] = False,
     keep_phase: Annotated[
         bool, Parameter(name="--complex", help="Write complex values, which few viewers open.")
     ] = False,
@@ -50,13 +56,18 @@ def reconstruct(
 ) -> None:
     """Reconstruct an image series from undersampled k-space."""
     from medseq import restore
+    from medseq.bold_kspace import reconstruct_bold
     from medseq.jobs import reconstruct_file
 
     def work(kspace: KSpace, progress: Progress) -> Restored:
         return restore.reconstruct(kspace, steps=steps, progress=progress, **asdict(options))
 
-    settings = {"complex": keep_phase, "steps": steps, **asdict(options)}
-    print(reconstruct_file(raw, output, settings, work, report=report))
+    def bold_work(kspace: KSpace, progress: Progress) -> Restored:
+        samples, device = options.samples, options.device
+        return reconstruct_bold(kspace, denoise=denoise, samples=samples, device=device, progress=progress)
+
+    settings = {"kind": kind, "denoise": denoise, "complex": keep_phase, "steps": steps, **asdict(options)}
+    print(reconstruct_file(raw, output, settings, work, bold_work, report=report))
 
 
 @app.command(

@@ -1,7 +1,8 @@
 """Multi-coil Cartesian 2-D + t raw data as ISMRMRD (HDF5), read and written with the ismrmrd library.
 
-`raw_scan.py` decides what is used and what is refused, `raw_plan.py` where each readout goes, `raw_geometry.py` the
-affine and the times, `raw_samples.py` moves the samples, `raw_header.py` describes k-space to be written.
+`raw_scan.py` decides what is used and what is refused, `raw_epi.py` which echo-planar data are ready, `raw_plan.py`
+where each readout goes, `raw_geometry.py` the affine and the times, `raw_samples.py` moves the samples,
+`raw_header.py` describes k-space to be written.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from medseq.errors import InputError, MedseqWarning
 from medseq.io.hdf5 import check_stored_size, write_hdf5
 from medseq.io.ismrmrd_library import ismrmrd
 from medseq.io.raw_checks import check_values, raw_faults_named, whole_lines
+from medseq.io.raw_epi import check_echo_trains, is_epi
 from medseq.io.raw_header import acquisitions_of, header_of
-from medseq.io.raw_plan import make_plan
+from medseq.io.raw_plan import Plan, calibration_plan, make_plan
 from medseq.io.raw_samples import grid_samples, measured_noise
 from medseq.io.raw_scan import PREFIX, Scan
 
@@ -41,12 +43,14 @@ def load_ismrmrd(path: str | Path) -> KSpace:
     noise: covariance predicted by the noise scans (scaled by dwell time and averages), or what medseq stored, or None.
     maps: None. affine: from position (the voxel at index N // 2) and directions, LPS turned to RAS.
     times: TR is the time between frames. period: T * TR for cardiac phases, None for repetitions.
+    calibration: a separate calibration scan, if it has the image's field of view. epi: the trajectory is.
     Reversed readouts are flipped, calibration lines of the image used. Navigator, phase-correction, dummy, feedback
-    and coil-correction readouts and separate calibration scans are left out with a MedseqWarning, and so is every
-    assumption warned of (no directions, no TR, no centre line, ...).
+    and coil-correction readouts are left out with a MedseqWarning, and so is every assumption warned of (no
+    directions, no TR, no centre line, ...).
     Raises InputError when the file is missing, broken or contradicts itself, when its samples are all zero or not
     finite, and, by name, on what cannot be used: a second phase encoding, other trajectories, several encodings,
-    contrasts or sets, phases in several repetitions, slices that are not parallel and evenly spaced.
+    contrasts or sets, phases in several repetitions, slices that are not parallel and evenly spaced, slices excited
+    together (multiband), and EPI that is not ghost-corrected and regridded (see `medseq.io.raw_epi`).
     """
     path = Path(path)
     with raw_faults_named(path, "ISMRMRD"), h5py.File(path, "r") as file:
@@ -67,12 +71,17 @@ def read_scan(
     acquisitions: its readouts in the order of `scan.heads`: indexing gives one, slicing several objects with `data`
     (coils, samples). times, covariance: what medseq itself stored of them, if the file holds it.
     """
+    check_echo_trains(scan)
     plan = make_plan(scan, times)
     data, count = grid_samples(acquisitions, scan, plan)
     noise = _noise(scan, covariance, measured_noise(acquisitions, scan), count)
     check_values(data, scan.path)
+    calibration = _calibration(acquisitions, scan, plan)
+    keep = whole_lines(count > 0)
     try:
-        kspace = KSpace(data, whole_lines(count > 0), None, noise, plan.affine, plan.times, plan.period)
+        kspace = KSpace(
+            data, keep, None, noise, plan.affine, plan.times, plan.period, calibration=calibration, epi=is_epi(scan)
+        )
     except InputError as error:
         raise InputError(f"{scan.path}: {error}") from error
     for note in scan.notes:
@@ -83,9 +92,10 @@ def read_scan(
 def save_ismrmrd(kspace: KSpace, path: str | Path) -> None:
     """Save k-space as ISMRMRD, atomically: one readout for each measured line, in complex64, bit for bit.
 
-    Encoded and reconstruction space are both the matrix of the data. TR is the (mean) frame interval; frames are
-    cardiac phases when there is a period, else repetitions. Position and directions come from the affine, in single
-    precision, as the format has it. Coil maps are not stored: they are estimated again.
+    Encoded and reconstruction space are both the matrix of the data. A calibration scan goes before the image. TR is
+    the (mean) frame interval; frames are cardiac phases when there is a period, else repetitions. Position and
+    directions come from the affine, in single precision, as the format has it. Coil maps are not stored: they are
+    estimated again.
     What the format has no exact field for is added in medseq's own: the period and a noise std as user parameters
     (`medseq_period`, `medseq_noise_std`), the frame times and a noise covariance as arrays beside the readouts
     (`medseq_frame_times`, `medseq_noise_covariance` with real and imaginary part as its last axis).
@@ -98,6 +108,17 @@ def save_ismrmrd(kspace: KSpace, path: str | Path) -> None:
     if max(kspace.data.shape) > np.iinfo(np.uint16).max:
         raise InputError(f"{path}: not written, as {tuple(kspace.data.shape)} exceeds the format's 16-bit counters")
     write_hdf5(path, lambda file: _fill(file, kspace, measured))
+
+
+def _calibration(acquisitions: Any, scan: Scan, plan: Plan) -> Tensor | None:
+    """The separate calibration scan on the grid of the image; None where there is none that fits."""
+    calibrating = scan.calibrating()
+    where = calibration_plan(scan, calibrating, plan) if calibrating else None
+    if calibrating is None or where is None:
+        return None
+    data, _ = grid_samples(acquisitions, calibrating, where)
+    check_values(data, scan.path)
+    return data
 
 
 def _fill(file: h5py.File, kspace: KSpace, measured: np.ndarray) -> None:

@@ -1,7 +1,8 @@
 """Formats that hold k-space as one plain array: what reading and writing them have in common.
 
-Unmeasured samples are exactly zero there, and geometry, timing and noise have no field. What medseq knows of them it
-adds as one line of JSON, its note, in a place that other programs skip; affine and times come back bit for bit.
+Unmeasured samples are exactly zero there, and geometry, timing, noise and whether it is EPI have no field. What medseq
+knows of them it adds as one line of JSON, its note, in a place that other programs skip; affine and times come back bit
+for bit.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def kspace_of(path: Path, data: Tensor, keep: Tensor, note: str | None, voxel: t
 def array_of(kspace: KSpace, path: Path) -> np.ndarray:
     """The samples (B, C, T, Y, X) complex64 to be written, zero where unmeasured.
 
-    Warns with MedseqWarning when measured samples are zero, as they will read as unmeasured. Raises InputError on
+    Warns with MedseqWarning when measured samples are zero, as they will read as unmeasured, and of a calibration scan,
+    which has no place. Raises InputError on
     samples that are all zero or not finite, and on a mask that varies from coil to coil.
     """
     keep = kspace.keep
@@ -65,6 +67,8 @@ def array_of(kspace: KSpace, path: Path) -> np.ndarray:
             MedseqWarning,
             stacklevel=4,
         )
+    if kspace.calibration is not None:
+        warnings.warn(f"{path.name}: the separate calibration scan is not stored in it", MedseqWarning, stacklevel=4)
     return data.numpy()
 
 
@@ -74,12 +78,13 @@ def measured(data: Tensor) -> Tensor:
 
 
 def noted(kspace: KSpace) -> str:
-    """Affine, times, period and noise as one line of JSON."""
+    """Affine, times, period, noise, and whether it is EPI, as one line of JSON."""
     noise: Any = kspace.noise
     if isinstance(noise, Tensor):
         noise = torch.view_as_real(noise.detach().cpu().resolve_conj().to(torch.complex64)).tolist()
     affine, times = kspace.affine.tolist(), kspace.times.tolist()
-    return json.dumps({"affine": affine, "times": times, "period": kspace.period, "noise": noise})
+    note = {"affine": affine, "times": times, "period": kspace.period, "noise": noise}
+    return json.dumps({**note, "epi": True} if kspace.epi else note)
 
 
 def _understood(note: str) -> dict[str, Any]:
@@ -90,4 +95,5 @@ def _understood(note: str) -> dict[str, Any]:
         noise = torch.view_as_complex(torch.tensor(noise, dtype=torch.float32))
     elif noise is not None and not (math.isfinite(noise) and noise > 0):
         raise ValueError(f"a noise of {noise}")
-    return {"affine": content["affine"], "times": content["times"], "period": content["period"], "noise": noise}
+    known = {name: content[name] for name in ("affine", "times", "period")}
+    return {**known, "noise": noise, "epi": content.get("epi") is True}

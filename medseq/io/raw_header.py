@@ -39,7 +39,8 @@ def header_of(kspace: KSpace) -> xsd.ismrmrdHeader:
                 encodedSpace=space,
                 reconSpace=space,
                 encodingLimits=limits,
-                trajectory=xsd.trajectoryType.CARTESIAN,
+                trajectory=xsd.trajectoryType.EPI if kspace.epi else xsd.trajectoryType.CARTESIAN,
+                parallelImaging=_parallel_imaging(kspace),
             )
         ],
         sequenceParameters=_sequence(kspace),
@@ -50,6 +51,16 @@ def header_of(kspace: KSpace) -> xsd.ismrmrdHeader:
 def frame_counter(kspace: KSpace) -> str:
     """Which counter numbers the frames: a gated cycle has phases, anything else is repeated."""
     return "repetition" if kspace.period is None else "phase"
+
+
+def _parallel_imaging(kspace: KSpace) -> xsd.parallelImagingType | None:
+    if kspace.calibration is None:
+        return None
+    factor = max(1, round(1 / float(kspace.keep.float().mean())))
+    return xsd.parallelImagingType(
+        accelerationFactor=xsd.accelerationFactorType(kspace_encoding_step_1=factor, kspace_encoding_step_2=1),
+        calibrationMode=xsd.calibrationModeType.SEPARATE,
+    )
 
 
 def _sequence(kspace: KSpace) -> xsd.sequenceParametersType | None:
@@ -70,8 +81,25 @@ def _user_parameters(kspace: KSpace) -> xsd.userParametersType | None:
 
 
 def acquisitions_of(kspace: KSpace, measured: np.ndarray) -> Iterator[ismrmrd.Acquisition]:
-    """One readout for each measured line (B, T, Y), frame by frame."""
-    data = kspace.data.detach().cpu().resolve_conj().numpy()
+    """One readout for each line of the calibration scan, then for each measured line (B, T, Y), frame by frame."""
+    if kspace.calibration is not None:
+        calibration = _samples(kspace.calibration.expand(kspace.data.shape[0], -1, -1, -1, -1))
+        known = (calibration != 0).any(axis=(1, 4))
+        for readout in _readouts(calibration, known, kspace):
+            readout.set_flag(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)
+            yield readout
+    for number, readout in enumerate(_readouts(_samples(kspace.data), measured, kspace), start=1):
+        if number == measured.sum():
+            readout.set_flag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
+        yield readout
+
+
+def _samples(data: Tensor) -> np.ndarray:
+    return data.detach().cpu().resolve_conj().numpy()
+
+
+def _readouts(data: np.ndarray, measured: np.ndarray, kspace: KSpace) -> Iterator[ismrmrd.Acquisition]:
+    """One readout of `data` (B, C, T, Y, X) for each measured line (B, T, Y), frame by frame."""
     slices, _, _, height, width = data.shape
     axes = LPS_TO_RAS @ kspace.affine[:3, :3]
     axes = axes / np.linalg.norm(axes, axis=0)
@@ -86,6 +114,4 @@ def acquisitions_of(kspace: KSpace, measured: np.ndarray) -> Iterator[ismrmrd.Ac
         setattr(readout.idx, frame_counter(kspace), int(t))
         readout.position[:] = centres[b]
         readout.read_dir[:], readout.phase_dir[:], readout.slice_dir[:] = axes.T
-        if number == len(lines) - 1:
-            readout.set_flag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
         yield readout

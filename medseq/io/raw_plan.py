@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -69,6 +69,35 @@ def make_plan(scan: Scan, times: np.ndarray | None) -> Plan:
     return Plan(shape, axis, window, place[rank], frames, rows, affine, times, period)
 
 
+def calibration_plan(scan: Scan, calibrating: Scan, plan: Plan) -> Plan | None:
+    """Plan where the readouts of a calibration scan go: on the grid of the image, as one frame.
+
+    plan: that of the image `scan`. The scan may have a matrix of its own, but needs the lines' spacing of the image:
+    None, with a note, where it has not. Slices that the image lacks are left out.
+    """
+    space, wanted = calibrating.encoding.encodedSpace, scan.encoding.reconSpace
+    cropped = round(space.matrixSize.x * wanted.fieldOfView_mm.x / space.fieldOfView_mm.x)
+    fov, other = scan.encoding.encodedSpace.fieldOfView_mm.y, space.fieldOfView_mm.y
+    if abs(fov - other) > 1e-3 * fov or not 1 <= cropped <= space.matrixSize.x:
+        calibrating.assume("the calibration scan has another field of view than the image; it is left aside")
+        return None
+    *_, height, width = plan.shape
+    rows = _offsets(calibrating) + height // 2
+    places = dict(zip(scan.lines["idx"]["slice"].tolist(), plan.slices.tolist(), strict=True))
+    slices = np.array([places.get(number, -1) for number in calibrating.lines["idx"]["slice"].tolist()])
+    used = (rows >= 0) & (rows < height) & (slices >= 0)
+    axis = ReadoutAxis(space.matrixSize.x, cropped, width)
+    return replace(
+        plan,
+        shape=(*plan.shape[:2], 1, height, width),
+        axis=axis,
+        window=_window(calibrating, axis.encoded),
+        slices=slices,
+        frames=np.zeros(len(rows), np.int64),
+        rows=np.where(used, rows, -1),
+    )
+
+
 def _readout_axis(scan: Scan) -> tuple[ReadoutAxis, float]:
     """The readout axis and its final voxel size in mm.
 
@@ -91,19 +120,25 @@ def _rows(scan: Scan) -> tuple[np.ndarray, int, float]:
     and says so. The resolution becomes that of the reconstruction space, as along the readout.
     """
     space, wanted = scan.encoding.encodedSpace, scan.encoding.reconSpace
-    encoded, fov, fov_wanted = space.matrixSize.y, space.fieldOfView_mm.y, wanted.fieldOfView_mm.y
+    fov, fov_wanted = space.fieldOfView_mm.y, wanted.fieldOfView_mm.y
     height = max(1, round(wanted.matrixSize.y * fov / fov_wanted))
     if abs(fov - fov_wanted) > 1e-3 * fov_wanted:
         scan.assume(f"along y the image keeps the encoded field of view, {fov:g} mm instead of {fov_wanted:g} mm")
-    offset = scan.lines["idx"]["kspace_encode_step_1"].astype(np.int64) - _centre_line(scan)
-    if (offset < -(encoded // 2)).any() or (offset >= encoded - encoded // 2).any():
-        span = f"lines {offset.min()} to {offset.max()} from the centre"
-        raise scan.refusal(f"{span} do not fit the encoded matrix of {encoded}; correct encodingLimits or matrix")
-    rows = offset + height // 2
+    rows = _offsets(scan) + height // 2
     outside = (rows < 0) | (rows >= height)
     if outside.any():
         scan.assume(f"{int(outside.sum())} readouts beyond the resolution of the reconstruction are left out")
     return np.where(outside, -1, rows), height, fov / height
+
+
+def _offsets(scan: Scan) -> np.ndarray:
+    """How many lines each readout lies off the central one."""
+    encoded = scan.encoding.encodedSpace.matrixSize.y
+    offset = scan.lines["idx"]["kspace_encode_step_1"].astype(np.int64) - _centre_line(scan)
+    if (offset < -(encoded // 2)).any() or (offset >= encoded - encoded // 2).any():
+        span = f"lines {offset.min()} to {offset.max()} from the centre"
+        raise scan.refusal(f"{span} do not fit the encoded matrix of {encoded}; correct encodingLimits or matrix")
+    return offset
 
 
 def _centre_line(scan: Scan) -> int:

@@ -6,6 +6,7 @@ Source: the MRD documentation, https://ismrmrd.readthedocs.io (raw acquisition d
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,7 +39,8 @@ _ONE_VALUE = {
 class Scan:
     """One file: its XML header, the headers of all its readouts, and which of them are what.
 
-    heads: structured array of every readout's header. image, noise: indices of the image readouts and noise scans.
+    heads: structured array of every readout's header. image, noise, calibration: indices of the image readouts, of the
+    noise scans, and of the calibration scan that is not part of the image.
     notes: what had to be assumed or left out, one sentence each, added to while the file is understood.
     """
 
@@ -48,12 +50,12 @@ class Scan:
     notes: list[str] = field(default_factory=list)
     image: np.ndarray = field(init=False)
     noise: np.ndarray = field(init=False)
+    calibration: np.ndarray = field(init=False)
     encoding: xsd.encodingType = field(init=False)
 
     def __post_init__(self) -> None:
-        image, noise = self._sorted()
-        object.__setattr__(self, "image", image)
-        object.__setattr__(self, "noise", noise)
+        for name, readouts in zip(("image", "noise", "calibration"), self._sorted(), strict=True):
+            object.__setattr__(self, name, readouts)
         object.__setattr__(self, "encoding", self._encoding())
 
     @property
@@ -67,8 +69,17 @@ class Scan:
     def refusal(self, why: str) -> InputError:
         return InputError(f"{self.path}: {why}")
 
-    def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
-        """Indices of the image readouts and of the noise scans; what is neither is skipped by name."""
+    def calibrating(self) -> Scan | None:
+        """The same file with its calibration scan in the place of the image; None where there is none."""
+        if not len(self.calibration):
+            return None
+        twin = copy(self)
+        object.__setattr__(twin, "image", self.calibration)
+        object.__setattr__(twin, "encoding", twin._encoding())
+        return twin
+
+    def _sorted(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Indices of the image readouts, the noise scans and the calibration scan; the rest is skipped by name."""
         noise = has(self.heads, ismrmrd.ACQ_IS_NOISE_MEASUREMENT)
         image = ~noise
         for flag, name in _NO_IMAGE.items():
@@ -76,12 +87,12 @@ class Scan:
         parallel = self.header.encoding[0].parallelImaging if self.header.encoding else None
         mode = parallel.calibrationMode if parallel else None
         # Calibration lines of the image itself are as good as any other; a scan of its own has another contrast.
-        if mode in (xsd.calibrationModeType.SEPARATE, xsd.calibrationModeType.EXTERNAL):
-            calibration = image & has(self.heads, ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)
-            image = self._without(image, calibration, f"readouts of a {mode.value} calibration scan")
+        apart = mode in (xsd.calibrationModeType.SEPARATE, xsd.calibrationModeType.EXTERNAL)
+        calibration = image & has(self.heads, ismrmrd.ACQ_IS_PARALLEL_CALIBRATION) & apart
+        image &= ~calibration
         if not image.any():
             raise self.refusal(f"no image readouts among {len(self.heads)}; give a file with raw image data")
-        return np.flatnonzero(image), np.flatnonzero(noise)
+        return np.flatnonzero(image), np.flatnonzero(noise), np.flatnonzero(calibration)
 
     def _without(self, image: np.ndarray, found: np.ndarray, name: str) -> np.ndarray:
         if found.any():
@@ -97,8 +108,9 @@ class Scan:
         if references[0] >= len(self.header.encoding):
             raise self.refusal(f"the readouts refer to encoding {references[0]}, which the header lacks")
         encoding = self.header.encoding[references[0]]
-        if encoding.trajectory != xsd.trajectoryType.CARTESIAN:
+        if encoding.trajectory not in (xsd.trajectoryType.CARTESIAN, xsd.trajectoryType.EPI):
             raise self.refusal(f"the trajectory is {encoding.trajectory.value}; only Cartesian raw data can be used")
+        self._check_one_slice_at_a_time(encoding)
         if encoding.encodedSpace.matrixSize.z > 1 or encoding.reconSpace.matrixSize.z > 1:
             raise self.refusal("the matrix is 3-D (z > 1); only 2-D series can be used")
         for counter, name in _ONE_VALUE.items():
@@ -113,9 +125,18 @@ class Scan:
             self.assume("stored trajectories are left aside, as the header says Cartesian")
         return encoding
 
+    def _check_one_slice_at_a_time(self, encoding: xsd.encodingType) -> None:
+        multiband = encoding.parallelImaging.multiband if encoding.parallelImaging else None
+        if multiband is not None and multiband.multiband_factor > 1:
+            raise self.refusal(
+                f"{multiband.multiband_factor} slices were excited at once (multiband); separate them first, and take "
+                "multiband out of the header"
+            )
+
     def coils(self) -> int:
         """The number of channels, the same in every readout; raises InputError when it is not."""
-        counts = np.unique(self.heads["active_channels"][np.concatenate([self.image, self.noise])])
+        used = np.concatenate([self.image, self.noise, self.calibration])
+        counts = np.unique(self.heads["active_channels"][used])
         if len(counts) > 1 or counts[0] < 1:
             raise self.refusal(f"readouts of {counts.tolist()} channels; every readout needs the same coils")
         system = self.header.acquisitionSystemInformation

@@ -124,7 +124,7 @@ def _at(stream: BinaryIO, position: int, size: int) -> bytes:
 
 
 def _parts(measurements: list[Mapping[str, Any]], path: Path) -> list[_Part]:
-    """The image first, then calibration lines that are not also lines of the image, then noise scans."""
+    """The image first, then calibration lines that are no lines of the image, navigators of EPI, noise scans."""
     last = measurements[-1]
     if "image" not in last:
         raise InputError(f"{path}: no image readouts in its last measurement; give a file with raw image data")
@@ -134,6 +134,10 @@ def _parts(measurements: list[Mapping[str, Any]], path: Path) -> list[_Part]:
         calibration = last["refscan"]
         extra = np.flatnonzero(~np.isin(calibration.memPos, image.memPos))
         parts.append(_Part(calibration, extra, _dwell_us(last), ismrmrd.ACQ_IS_PARALLEL_CALIBRATION))
+    if "phasecor" in last:
+        navigators = last["phasecor"]
+        every = np.arange(navigators.NAcq)
+        parts.append(_Part(navigators, every, _dwell_us(last), ismrmrd.ACQ_IS_PHASECORR_DATA))
     for measurement in measurements:
         if "noise" in measurement:
             noise = measurement["noise"]
@@ -196,6 +200,8 @@ def _header(protocol: Mapping[Any, Any], image: Any) -> xsd.ismrmrdHeader:
     read, phase, thickness = (float(protocol[*slice_, name]) for name in ("dReadoutFOV", "dPhaseFOV", "dThickness"))
     phase *= 1 + float(protocol.get(("sKSpace", "dPhaseOversamplingForDialog"), 0.0))
     trajectory = _TRAJECTORIES.get(int(_number(protocol.get(("sKSpace", "ucTrajectory"), 1))), "OTHER")
+    if trajectory == "CARTESIAN" and _number(protocol.get(("sFastImaging", "lEPIFactor"), 1)) > 1:
+        trajectory = "EPI"
     calibration = _CALIBRATIONS.get(int(_number(protocol.get(("sPat", "ucRefScanMode"), 1))), "OTHER")
     limits = xsd.limitType(minimum=0, maximum=max(lines - 1, int(image.Lin.max())), center=int(image.centerLin[0]))
     return xsd.ismrmrdHeader(
@@ -209,11 +215,20 @@ def _header(protocol: Mapping[Any, Any], image: Any) -> xsd.ismrmrdHeader:
                 parallelImaging=xsd.parallelImagingType(
                     accelerationFactor=xsd.accelerationFactorType(kspace_encoding_step_1=1, kspace_encoding_step_2=1),
                     calibrationMode=xsd.calibrationModeType[calibration],
+                    multiband=_multiband(protocol),
                 ),
             )
         ],
         sequenceParameters=xsd.sequenceParametersType(TR=[float(protocol.get(("alTR", "0"), 0.0)) / 1e3]),
     )
+
+
+def _multiband(protocol: Mapping[Any, Any]) -> xsd.multibandType | None:
+    factor = int(_number(protocol.get(("sSliceAcceleration", "lMultiBandFactor"), 1)))
+    if factor < 2:
+        return None
+    calibration = xsd.multibandCalibrationType.OTHER
+    return xsd.multibandType(multiband_factor=factor, deltaKz=0.0, calibration=calibration, calibration_encoding=0)
 
 
 def _number(value: float | str) -> float:

@@ -28,11 +28,13 @@ _AIR = 0.05
 
 @dataclass(frozen=True)
 class Bold:
-    """series: (B, T, Y, X) float32 without noise. activation: (B, Y, X), the task's signal change as a share of the
-    voxel's mean. response: (T,), the task's haemodynamic response, 0 at rest and 1 at its height. voxel: (z, y, x) mm.
+    """series: (B, T, Y, X) float32 without noise. phase: (B, Y, X) radians. activation: (B, Y, X), the task's signal
+    change as a share of the voxel's mean. response: (T,), the task's haemodynamic response, 0 at rest and 1 at its
+    height. voxel: (z, y, x) mm.
     """
 
     series: Tensor
+    phase: Tensor
     activation: Tensor
     response: Tensor
     voxel: tuple[float, float, float]
@@ -123,7 +125,7 @@ def bold_series(
         acceleration=False,
     )
     run = bold_run(size, slices, frames, interval, generator, voxel=voxel, change=change, effects=effects)
-    return Bold(run.clean, run.activation.sum(0), block_design(frames, interval), voxel)
+    return Bold(run.clean, run.phase, run.activation.sum(0), block_design(frames, interval), voxel)
 
 
 def bold_run(

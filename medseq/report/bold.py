@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from medseq.activation import detrend, lag_one
-from medseq.bold import SMALLEST, tissue_mask
+from medseq.bold import tissue_mask
+from medseq.bold_split import SMALLEST
 from medseq.clip import Clip
 from medseq.gathering import Restored
 from medseq.metrics import tsnr
