@@ -17,7 +17,7 @@ from cyclopts.validators import Number
 
 from medseq import terminal
 from medseq.command_line import new_app, run_app
-from medseq.commands.options import Count, Device, Positive
+from medseq.commands.options import Count, Device, Goal, Positive
 
 if TYPE_CHECKING:
     from medseq.bids_run import Report
@@ -71,6 +71,7 @@ class Restoring:
     kind: Annotated[
         Literal["auto", "cine", "bold"], Parameter(help="How images are denoised; auto: by their BIDS suffix.")
     ] = "auto"
+    goal: Goal = "activation"
     factor: Annotated[int, Parameter(validator=Number(gte=2), help="Frames for every frame, to interpolate.")] = 2
     sigma: Annotated[Positive | None, Parameter(help="Noise std in input units; estimated when not given.")] = None
     steps: Annotated[Count | None, Parameter(help="Noise levels: more is slower and sharper.")] = None

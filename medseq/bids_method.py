@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
+from medseq.bold_task import Goal
 from medseq.io import is_raw
 from medseq.io.bids import Run
 from medseq.io.bids_names import BidsName
+from medseq.io.weights import BOLD, weights_path
 
 Task = Literal["denoise", "interpolate", "reconstruct"]
 DESCRIPTIONS: dict[Task, str] = {"denoise": "denoised", "interpolate": "interpolated", "reconstruct": "recon"}
@@ -16,10 +19,11 @@ DESCRIPTIONS: dict[Task, str] = {"denoise": "denoised", "interpolate": "interpol
 @dataclass(frozen=True)
 class Method:
     """How runs are restored. mode: of images; raw data are always reconstructed. kind: how they are denoised, "auto" is
-    by the BIDS suffix. The rest: see `medseq.restore` and `medseq.bold_task`."""
+    by the BIDS suffix. goal: of denoising BOLD. The rest: see `medseq.restore` and `medseq.bold_task`."""
 
     mode: Literal["denoise", "interpolate"] = "denoise"
     kind: Literal["auto", "cine", "bold"] = "auto"
+    goal: Goal = "activation"
     factor: int = 2
     sigma: float | None = None
     steps: int | None = None
@@ -30,8 +34,15 @@ class Method:
     prior: str | None = None
 
     def is_bold(self, run: Run) -> bool:
-        """Whether a run is done by the methods for BOLD, which ask no prior."""
+        """Whether a run is done by the methods for BOLD, not by the prior of hearts."""
         return not is_raw(run.file) and (run.name.suffix if self.kind == "auto" else self.kind) == "bold"
+
+    def model(self, run: Run) -> Path | None:
+        """The weights that a run is restored with, None for what asks no prior. InputError when they are missing."""
+        if not self.is_bold(run):
+            return weights_path(self.prior)
+        by_prior = self.mode == "denoise" and self.goal == "fluctuations"
+        return weights_path(self.prior or BOLD) if by_prior else None
 
     def task(self, run: Run) -> Task:
         return "reconstruct" if is_raw(run.file) else self.mode

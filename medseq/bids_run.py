@@ -81,12 +81,14 @@ def restore_dataset(
     """
     runs = plan(dataset, out, choice)
     choose_device(method.device)
-    prior, model = load_prior(method.prior), weights_path(method.prior)
+    if method.prior is not None:
+        weights_path(method.prior)  # a wrong name is told at once, whoever may need it
+    prior = None if all(method.is_bold(run) for run in runs) else load_prior(method.prior)
     with collected_warnings(terminal.warn):
         about = describe_dataset(out, dataset, __version__)
     report = Report()
     for run in runs:
-        work = _Work(run, out, about, method, prior, model)
+        work = _Work(run, out, about, method, prior, method.model(run))
         try:
             run.check_fetched()
             if work.is_done():
@@ -110,14 +112,15 @@ def _needs_page(run: Run, out: Path, method: Method, report: Report) -> bool:
 
 @dataclass(frozen=True)
 class _Work:
-    """One run to restore, and where its outputs belong. about: the files at the root of `out`, by name."""
+    """One run to restore, and where its outputs belong. about: the files at the root of `out`, by name. prior: of
+    images, once for all runs that need it. model: the weights that this run is restored with."""
 
     run: Run
     out: Path
     about: Mapping[str, str]
     method: Method
-    prior: Prior
-    model: Path
+    prior: Prior | None
+    model: Path | None
 
     @property
     def task(self) -> Task:
@@ -149,7 +152,7 @@ class _Work:
     def _fingerprint(self) -> str:
         """Of all that the result depends on; how fast it comes about (device) is left out."""
         options = {key: value for key, value in asdict(self.method).items() if key not in ("device", "prior")}
-        hashes = [sha256(file) for file in (*self.run.files, self.model)]
+        hashes = [sha256(file) for file in (*self.run.files, *([self.model] if self.model else []))]
         content = [__version__, options, hashes, self.run.sidecar(), self.run.phase_sidecar()]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -169,7 +172,7 @@ class _Work:
             with record.timed("read"):
                 for file in self.run.files:
                     record.add_input(file)
-                if not self.method.is_bold(self.run):
+                if self.model is not None:
                     record.add_model(self.model)
                 fingerprint = self._fingerprint()
                 series, sidecar = load_run(self.run)
@@ -192,14 +195,12 @@ class _Work:
         for name, clip, extra, source in _images(self, restored):
             write_series(folder, name, clip, {**about, **extra}, source if is_nifti(source) else None)
 
-    def _about_prior(self, restored: Restored) -> Sidecar:
-        return {
-            "Model": stem(self.model),
-            "ModelSHA256": sha256(self.model),
-            "Seed": self.method.seed,
-            "Steps": restored.info["steps"],
-            "Samples": restored.info["samples"],
-        }
+    def _about_method(self, restored: Restored) -> Sidecar:
+        model = {} if self.model is None else {"Model": stem(self.model), "ModelSHA256": sha256(self.model)}
+        if self.method.is_bold(self.run):
+            return {**model, **_about_bold(restored)}
+        info = restored.info
+        return {**model, "Seed": self.method.seed, "Steps": info["steps"], "Samples": info["samples"]}
 
     def _about(self, restored: Restored, sidecar: Sidecar) -> Sidecar:
         """What every sidecar of this run says."""
@@ -211,7 +212,7 @@ class _Work:
                 "Version": __version__,
                 "Task": task,
                 "NoiseStd": np.asarray(restored.info["noise"]).tolist(),
-                **(_about_bold(restored) if self.method.is_bold(self.run) else self._about_prior(restored)),
+                **self._about_method(restored),
             },
         }
         if task == "interpolate":
@@ -228,6 +229,7 @@ def _about_bold(restored: Restored) -> Sidecar:
         return {"Method": "bold"}
     return {
         "Method": "bold",
+        "Goal": info["goal"],
         "ShareRemoved": info["share"],
         "AmplitudeKept": info["kept"],
         "SmoothnessGrowth": info["growth"],
@@ -236,7 +238,7 @@ def _about_bold(restored: Restored) -> Sidecar:
     }
 
 
-def _restored(run: Run, series: Clip | KSpace, method: Method, prior: Prior, progress: Progress) -> Restored:
+def _restored(run: Run, series: Clip | KSpace, method: Method, prior: Prior | None, progress: Progress) -> Restored:
     common: dict[str, Any] = {
         "prior": prior,
         "samples": method.samples,
@@ -252,7 +254,15 @@ def _restored(run: Run, series: Clip | KSpace, method: Method, prior: Prior, pro
     if is_bold and method.mode == "interpolate":
         return resample_bold(series, method.factor, samples=method.samples)
     if is_bold:
-        return restore_bold(series, sigma=method.sigma, samples=method.samples)
+        return restore_bold(
+            series,
+            goal=method.goal,
+            sigma=method.sigma,
+            samples=method.samples,
+            prior=method.prior,
+            device=method.device,
+            precision=method.precision,
+        )
     if method.mode == "interpolate":
         if method.steps is not None:
             common["steps"] = method.steps
@@ -266,10 +276,8 @@ def _images(work: _Work, restored: Restored) -> Iterator[tuple[BidsName, Clip, S
     One that was joined from magnitude and phase is written as these two.
     """
     run, clip, told = work.run, restored.clip, DESCRIPTIONS[work.task]
-    # Only what `denoise_bold` makes has maps, and it asks no prior.
-    description = (
-        f"{told} in what cannot be a haemodynamic response" if restored.maps else f"{told} with a learned prior"
-    )
+    what = "with a learned prior" if work.model else "in what cannot be a haemodynamic response"
+    description = f"{told} {what}" if work.model or work.task == "denoise" else told
     if run.phase is None:
         yield work.output, clip, {"Description": description}, run.file
     else:

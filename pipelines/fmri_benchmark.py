@@ -45,8 +45,9 @@ from medseq.activation import (
     split_half,
     t_gain,
 )
+from medseq.bold_task import restore_bold
 from medseq.io.files import atomic_write
-from medseq.io.weights import weights_path
+from medseq.io.weights import BOLD, weights_path
 from medseq.metrics import tsnr
 from medseq.noise import estimate_noise_image
 from medseq.smoothness import edge_correlation, fwhm, neighbour_correlation, overall
@@ -129,6 +130,11 @@ def ours_for_bold(clip: Clip) -> Denoised:
     return done.clip, done.dof_lost
 
 
+def ours_for_fluctuations(clip: Clip) -> Denoised:
+    done = restore_bold(clip, goal="fluctuations")
+    return done.clip, done.maps["dof_lost"].data
+
+
 METHODS: dict[str, Method] = {
     "none": untouched,
     "local PCA": local_pca,
@@ -141,6 +147,7 @@ METHODS: dict[str, Method] = {
     "patch2self": patch2self,
     "medseq, cine prior": ours,
     "medseq, bold": ours_for_bold,
+    "medseq, fluctuations": ours_for_fluctuations,
 }
 NEED_DIPY = ("MP-PCA in 3-D", "patch2self")
 FIGURES = ("t gain", "t at equal FPR", "bias %", "error")  # of every signal change
@@ -259,8 +266,8 @@ def code_behind(name: str) -> str:
         here,
         here.with_name("fmri_benchmark_cases.py"),
     ]
-    if name == "medseq":
-        files += [*root.glob("*.py"), weights_path(None)]
+    if name.startswith("medseq"):
+        files += [*root.glob("*.py"), weights_path(None), weights_path(BOLD)]
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()[:12]
 
 

@@ -35,6 +35,10 @@ Kind = Annotated[
     Parameter(help="What it shows; auto: bold for BOLD (by DICOM header or BIDS name), else cine."),
 ]
 Report = Annotated[bool, Parameter(help="Write a page to look at, too: OUT.html, or report.html in a folder of DICOM.")]
+Goal = Annotated[
+    Literal["activation", "fluctuations"],
+    Parameter(help="BOLD: what must stay as it is: responses, or all that fluctuates, with the least error."),
+]
 Positive = Annotated[float, Parameter(validator=_check_finite_positive)]
 
 

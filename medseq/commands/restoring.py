@@ -11,6 +11,7 @@ from cyclopts.validators import Number
 
 from medseq.commands.options import (
     Count,
+    Goal,
     Kind,
     Options,
     Output,
@@ -76,6 +77,7 @@ def reconstruct(
         "denoise cine.nii.gz -o clean.nii.gz --sigma 12",
         "denoise study --series 5 -o clean",
         "denoise cine.nii.gz --kind cine -o clean.nii.gz",
+        "denoise rest.nii.gz --kind bold --goal fluctuations -o clean.nii.gz",
     )
 )
 def denoise(
@@ -84,6 +86,7 @@ def denoise(
     *,
     output: SeriesOutput,
     kind: Kind = "auto",
+    goal: Goal = "activation",
     censored: Annotated[Path | None, Parameter(help="BOLD: text file of a 0 or, for a bad volume, a 1 each.")] = None,
     sigma: Annotated[Positive | None, Parameter(help="Noise std in input units; estimated when not given.")] = None,
     steps: Annotated[Count | None, Parameter(help="Noise levels [default: 1, or 12 with several samples].")] = None,
@@ -102,7 +105,8 @@ def denoise(
     if is_bids(series):
         if censored is not None:
             raise UsageError("--censored is about one series; give one of the dataset's files")
-        return _restore_dataset(series, output, reading, Method(kind=kind, sigma=sigma, steps=steps, **asdict(options)))
+        method = Method(kind=kind, goal=goal, sigma=sigma, steps=steps, **asdict(options))
+        return _restore_dataset(series, output, reading, method)
 
     def work(clip: Clip, progress: Progress) -> Restored:
         return restore.denoise(clip, sigma=sigma, steps=steps, progress=progress, **asdict(options))
@@ -110,9 +114,10 @@ def denoise(
     bad = None if censored is None else read_censored(censored)
 
     def bold_work(clip: Clip, _: Progress) -> Restored:
-        return restore_bold(clip, sigma=sigma, censored=bad, samples=options.samples)
+        chosen = {name: value for name, value in asdict(options).items() if name != "seed"}  # nothing is drawn
+        return restore_bold(clip, goal=goal, sigma=sigma, censored=bad, **chosen)
 
-    settings = {"kind": kind, "censored": censored, "sigma": sigma, "steps": steps, **asdict(options)}
+    settings = {"kind": kind, "goal": goal, "censored": censored, "sigma": sigma, "steps": steps, **asdict(options)}
     print(restore_series("denoise", series, output, settings, work, reading, bold_work, report=report))
     return 0
 

@@ -126,11 +126,12 @@ def _carpet(series: Tensor, clean: Tensor, mask: Tensor, interval: float) -> Blo
 
 
 def _amounts(info: dict) -> Table:
+    rest = "what cannot be a response" if info["goal"] == "activation" else "what the prior takes for noise"
     rows = [
-        ["Share removed of what cannot be a response", _percent(info["share"])],
+        [f"Share removed of {rest}", _percent(info["share"])],
         [f"Amplitude kept by responses of {SMALLEST:.0f} mm", _percent(info["kept"])],
         ["Growth of smoothness (FWHM)", _percent(info["growth"])],
-        ["Noise in what cannot be a response", _percent(info["noise_share"])],
+        [f"Noise in {rest}", _percent(info["noise_share"])],
         ["Noise, std (units of the series)", figure(info["noise"])],
         ["Degrees of freedom lost, median over tissue", figure(info["dof_lost"])],
     ]

@@ -28,6 +28,9 @@ _LEADS = {
     "interpolate": f"Frames filled in with a learned video prior. {_GREY}",
     "denoise bold": "Noise reduced in what cannot be a haemodynamic response; no learned prior took part. "
     "Blue is below zero, orange above.",
+    "denoise bold fluctuations": "Noise removed with a learned prior of fluctuations, for the least error of all that "
+    "fluctuates: small responses lose amplitude, so this is no series to test for activation in. Blue is below zero, "
+    "orange above.",
     "interpolate bold": "Resampled in time, band-limited, the slices' own times taken into account; no learned prior "
     f"took part. {_GREY}",
 }
@@ -41,7 +44,9 @@ def series_section(title: str, task: ImageTask, before: Clip, restored: Restored
         blocks = interpolated(before, restored)
     else:
         blocks = bold_denoised(before, restored) if by_bold else denoised(before, restored)
-    return Section(title, blocks, _LEADS[f"{task} bold" if by_bold else task])
+    kind = " bold" if by_bold else ""
+    goal = " fluctuations" if restored.info.get("goal") == "fluctuations" else ""
+    return Section(title, blocks, _LEADS[f"{task}{kind}{goal}"])
 
 
 def kspace_section(title: str, kspace: KSpace, restored: Restored) -> Section:
