@@ -13,7 +13,11 @@ from cli_shelf import command
 
 from medseq import Clip, MedseqWarning, UsageError, load_clip, save_clip
 from medseq.bold import denoise_bold
+from medseq.bold_prior import GUIDES, BoldPrior
 from medseq.bold_task import resample_bold, restore_bold
+from medseq.io.weights import load_bold_prior, save_prior
+from medseq.network import VideoUNet
+from medseq.prior import SpreadTable
 from medseq.simulate import simulate_bold
 
 FRAMES, SIZE = 30, (32, 32)
@@ -115,3 +119,33 @@ def test_there_are_no_samples_of_it(run: Clip):
         restore_bold(run, samples=2)
     with pytest.raises(UsageError, match="samples"):
         resample_bold(run, samples=2)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained prior of fluctuations: it answers with principal components."""
+    prior = BoldPrior(VideoUNet((8, 12), 1, GUIDES, channels=1), SpreadTable([0.1, 10.0], [0.1, 0.5]))
+    return save_prior(prior, tmp_path_factory.mktemp("weights") / "tiny", {"what": "a test"})
+
+
+@pytest.mark.filterwarnings("ignore:a response of 1 %:medseq.MedseqWarning")
+def test_least_error_is_a_goal_of_its_own(here: Path, run: Clip, tiny: Path):
+    line = f"denoise series.nii.gz -o out.nii.gz --kind bold --goal fluctuations --prior {tiny} --precision float32"
+    assert command(line) == 0
+    record = json.loads((here / "out.run.json").read_text())
+    assert record["result"]["goal"] == "fluctuations" and record["model"]["name"] == "tiny"
+    expected = denoise_bold(run, prior=load_bold_prior(tiny), bias=None, growth=None)
+    torch.testing.assert_close(load_clip(here / "out.nii.gz").data, expected.clip.data, rtol=1e-4, atol=1e-2)
+    assert expected.report.growth > 0.05  # beyond what the other goal allows
+
+
+def test_what_small_responses_would_lose_is_told(run: Clip, tiny: Path):
+    with pytest.warns(MedseqWarning, match=r"a response of 1 % and 6 mm would keep \d+ % of its amplitude"):
+        done = restore_bold(run, goal="fluctuations", prior=tiny)
+    assert done.info["kept"] < 0.9
+
+
+def test_a_prior_of_images_is_no_prior_of_fluctuations(here: Path, capsys: pytest.CaptureFixture[str]):
+    assert command("denoise series.nii.gz -o out.nii.gz --kind bold --goal fluctuations --prior heart-3") == 4
+    assert "not of BOLD fluctuations" in capsys.readouterr().err
+    assert not (here / "out.nii.gz").exists()
