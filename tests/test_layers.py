@@ -24,8 +24,10 @@ ROOT = Path(medseq.__file__).parent
 LEVELS = (
     {
         "activation",
+        "clinical",
         "clip",
         "errors",
+        "matching",
         "metrics",
         "network",
         "noise",
@@ -34,6 +36,7 @@ LEVELS = (
         "patterns",
         "smoothness",
         "solve",
+        "statistics",
         "temporal",
     },
     {"phantoms"},
@@ -57,6 +60,8 @@ LEVELS = (
         "archive",
         "bold_task",
         "config",
+        "evaluate",
+        "evaluate_bold",
         "filling",
         "gathering",
         "generation",
@@ -69,13 +74,13 @@ LEVELS = (
         "train",
         "transforms",
     },
-    {"bids_run", "convert", "demo", "jobs", "report", "series_jobs", "series_options", "terminal"},
+    {"bids_run", "convert", "demo", "evaluate_jobs", "jobs", "report", "series_jobs", "series_options", "terminal"},
     {"__main__", "bids_app", "cli", "command_line", "commands"},
 )
 NUMERICS = (LEVELS[0] | LEVELS[1] | LEVELS[2]) - {"io"}
 BARE = {"torch", "numpy"} | set(sys.stdlib_module_names)
 # scikit-image and the SciPy it stands on inside functions only, where they are the better tools.
-MAY_CALL_SKIMAGE = {"activation", "baselines", "metrics"}
+MAY_CALL_SKIMAGE = {"activation", "baselines", "clinical", "metrics", "statistics"}
 # Who must not know whom, beyond the levels.
 STRANGERS = {("io", "network"), ("io", "prior"), ("prior", "operators")}
 EXEMPT = {"medseq.io.weights"}
