@@ -70,6 +70,7 @@ LEVELS = (
         "runtime",
         "simulate",
         "stills",
+        "summary",
         "survey",
         "train",
         "transforms",
