@@ -153,7 +153,7 @@ def evaluate_series(
 def opened(
     results: Mapping[str, Clip], reference: Clip | None, case: str, regions: Mapping[str, Tensor] | None
 ) -> Evaluation:
-    """An evaluation without figures yet: series at common times; names and regions checked as `evaluate_series` says."""
+    """An evaluation without figures yet: series at common times; names and regions checked, as in `evaluate_series`."""
     taken = {*results, *(regions or {})} & set(_OWN_NAMES)
     if not results or taken:
         raise UsageError(f"give another name than {sorted(taken)[0]}" if taken else "there is no result to judge")

@@ -26,7 +26,7 @@ def matched(clips: Mapping[str, Clip]) -> dict[str, Clip]:
     names = list(clips)
     first = clips[names[0]]
     for name, clip in clips.items():
-        _check_grid(name, clip, names[0], first)
+        check_grid(name, clip, names[0], first)
         if clip.present is not None and not bool(clip.present.all()):
             raise InputError(f"{name}: lacks frames; fill them in first")
     shortest = min(names, key=lambda name: clips[name].frames)
@@ -40,7 +40,8 @@ def matched(clips: Mapping[str, Clip]) -> dict[str, Clip]:
     }
 
 
-def _check_grid(name: str, clip: Clip, wanted_name: str, wanted: Clip) -> None:
+def check_grid(name: str, clip: Clip, wanted_name: str, wanted: Clip) -> None:
+    """Raise InputError unless a clip has the voxels of the wanted one, in the same places to 5 % of their size."""
     size, wanted_size = ((c.data.shape[4], c.data.shape[3], c.data.shape[0]) for c in (clip, wanted))
     if size != wanted_size:
         raise InputError(

@@ -75,7 +75,18 @@ LEVELS = (
         "train",
         "transforms",
     },
-    {"bids_run", "convert", "demo", "evaluate_jobs", "jobs", "report", "series_jobs", "series_options", "terminal"},
+    {
+        "bids_run",
+        "convert",
+        "demo",
+        "evaluate_jobs",
+        "evaluate_options",
+        "jobs",
+        "report",
+        "series_jobs",
+        "series_options",
+        "terminal",
+    },
     {"__main__", "bids_app", "cli", "command_line", "commands"},
 )
 NUMERICS = (LEVELS[0] | LEVELS[1] | LEVELS[2]) - {"io"}
