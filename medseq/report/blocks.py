@@ -14,8 +14,8 @@ import numpy as np
 
 from medseq.errors import UsageError
 
-# "grey" from black to white; "diverging" from blue over black, halfway from `low` to `high`, to red, for signed
-# differences; "sequential" from black over red to bright yellow, for maps of what is never negative (std, |error|).
+# "grey" from black to white; "diverging" from blue over black, halfway from `low` to `high`, to orange, for
+# signed differences; "sequential" from black over red to bright yellow, for maps of what is never negative (std, |error|).
 Colours = Literal["grey", "diverging", "sequential"]
 
 

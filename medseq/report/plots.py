@@ -1,0 +1,53 @@
+"""Plots for pages, in the typography and the colours of light and of dark ones."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from medseq.report.blocks import Picture
+
+# Of lines, in this order: told apart by most colour-blind people, and on black as well as on white (Okabe and Ito 2008).
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
+_WIDTH, _HEIGHT = 7.2, 3.2  # inches
+# Ink, soft ink and lines, as in page.css.
+_LIGHT, _DARK = ("#1b2025", "#5b646d", "#dfe2e4"), ("#e7eaec", "#9ba5ae", "#2b3137")
+
+
+def plot(title: str, alt: str, draw: Callable[[Axes], None], *, note: str = "", height: float = _HEIGHT) -> Picture:
+    """What `draw` puts into axes, as SVG without a background. alt: what it shows, in words. height: in inches."""
+    light, dark = (_drawn(draw, height, inks) for inks in (_LIGHT, _DARK))
+    return Picture(title, light, alt, dark, note)
+
+
+def _drawn(draw: Callable[[Axes], None], height: float, inks: tuple[str, str, str]) -> bytes:
+    ink, soft, line = inks
+    style = {
+        "font.size": 10,
+        "text.color": ink,
+        "axes.labelcolor": soft,
+        "axes.edgecolor": soft,
+        "axes.facecolor": "none",
+        "axes.grid": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.axisbelow": True,
+        "grid.color": line,
+        "xtick.color": soft,
+        "ytick.color": soft,
+        "legend.frameon": False,
+        "lines.linewidth": 1.8,
+        "svg.hashsalt": "medseq",  # the same plot is the same file
+    }
+    with rc_context(style):
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        axes = figure.add_subplot()
+        axes.set_prop_cycle(color=COLOURS)
+        draw(axes)
+        stream = io.BytesIO()
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return stream.getvalue()

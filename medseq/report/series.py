@@ -1,0 +1,244 @@
+"""What is shown of a series that was denoised, filled in or reconstructed with the prior; no reference is at hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from medseq.acquisition import slice_of, whitened
+from medseq.baselines import linear_interpolation, zero_filled
+from medseq.bold import tissue_mask
+from medseq.clip import Clip, KSpace
+from medseq.gathering import Restored
+from medseq.metrics import tsnr
+from medseq.noise import estimate_noise_image
+from medseq.report.blocks import Block, Panel, Picture, Players, Table
+from medseq.report.page import figure
+from medseq.report.plots import plot
+from medseq.report.stage import Stage, signed, unsigned, white
+from medseq.smoothness import edge_correlation, neighbour_correlation
+from medseq.temporal import temporal_statistics
+from medseq.warmstart import sense_operator
+
+_FEWEST_FRAMES = 3  # that say anything about motion
+_STD_NOTE = "The std over the samples is not calibrated: it ranks what is less sure, it is no confidence interval."
+_AIR = "Noise of magnitudes has a mean where there is no signal; it was taken out, so that air is dark."
+_NO_REFERENCE = "Nothing here knows the truth: these figures tell how a result behaves, not how right it is."
+
+
+def denoised(before: Clip, restored: Restored) -> list[Block]:
+    """Blocks of a series that was denoised. before: as it was read, of the same size."""
+    after = restored.clip
+    stage = Stage.moving(after)
+    removed = before.data.abs() - after.data.abs()
+    panels = [*_versions(stage, ("Input", before), ("Result", after)), signed("Removed", stage.frames(removed))]
+    note = _AIR if restored.info.get("rician_bias_removed") else ""
+    blocks: list[Block] = [_players(stage, "Input, result and what was removed", panels, restored, note)]
+    if after.frames < _FEWEST_FRAMES:
+        return blocks
+    blocks.append(
+        stage.profiles("Motion along one line", panels, "Edges that move should stay sharp, and nothing else appear.")
+    )
+    blocks += _all_slices(stage, before, after, removed)
+    blocks += [_behaviour(("input", before), ("result", after), noise=restored.info.get("noise"))]
+    blocks += [_removed(removed, before), _spectrum(stage, ("input", before), ("result", after))]
+    return blocks
+
+
+def interpolated(before: Clip, restored: Restored) -> list[Block]:
+    """Blocks of a series at other times. before: as it was read."""
+    after = restored.clip
+    stage = Stage.moving(after)
+    held = after.with_data(before.data[:, :, _latest(before, after.times)])
+    times, wanted = (torch.from_numpy(np.array(clip.times)) for clip in (before, after))
+    linear = after.with_data(linear_interpolation(before.data, times, wanted, before.period))
+    panels = _versions(stage, ("Input, each frame held", held), ("Straight lines in time", linear), ("Result", after))
+    difference = after.data.abs() - linear.data.abs()
+    shown = [*panels, signed("Result − straight lines", stage.frames(difference))]
+    blocks: list[Block] = [
+        _players(
+            stage,
+            "Input, result and how it differs from straight lines in time",
+            shown,
+            restored,
+            "Frames between the measured ones are estimates; what happened there was not seen.",
+            still=int(difference.square().sum((0, 1, 3, 4)).argmax()),
+        )
+    ]
+    if min(before.frames, after.frames) < _FEWEST_FRAMES:
+        return blocks
+    blocks.append(stage.profiles("Motion along one line", panels))
+    blocks.append(_behaviour(("input", before), ("straight lines", linear), ("result", after)))
+    return blocks
+
+
+def reconstructed(kspace: KSpace, restored: Restored) -> list[Block]:
+    """Blocks of a series that was reconstructed. The result may be complex, which lets its fit to the data be told."""
+    after = restored.clip
+    stage = Stage.moving(after)
+    white_kspace, sigma, gain = whitened(kspace)
+    parts = [slice_of(white_kspace, b, torch.device("cpu")) for b in range(kspace.data.shape[0])]
+    # whitened() gave them maps
+    operators = [sense_operator(part.keep, part.maps) for part in parts if part.maps is not None]
+    zeros = [zero_filled(part.data, A) for part, A in zip(parts, operators, strict=True)]
+    before = after.with_data(torch.cat(zeros) / gain)
+    before = before.with_data(before.data * _level(before.data, after.data))
+    panels = _versions(stage, ("Zero-filled", before), ("Result", after))
+    difference = after.data.abs() - before.data.abs()
+    shown = [*panels, signed("Result − zero-filled", stage.frames(difference))]
+    blocks: list[Block] = [
+        _players(
+            stage,
+            "What was measured and what was made of it",
+            shown,
+            restored,
+            "Zero-filled: the measured k-space alone, at the level of the result.",
+        )
+    ]
+    if after.frames >= _FEWEST_FRAMES:
+        blocks.append(stage.profiles("Motion along one line", shown))
+        blocks += _all_slices(stage, before, after, None)
+        blocks.append(_behaviour(("zero-filled", before), ("result", after)))
+    fit = []
+    if after.is_complex:
+        pairs = zip(operators, parts, after.data.split(1), strict=True)
+        fit = [_misfit(A(image * gain), part, sigma) for A, part, image in pairs]
+    blocks += [_measured(kspace, sigma, fit), _sampling(kspace, stage.slice)]
+    return blocks
+
+
+def _versions(stage: Stage, *clips: tuple[str, Clip]) -> list[Panel]:
+    """Panels of one grey scale, set by the last."""
+    frames = [(title, stage.frames(clip.data)) for title, clip in clips]
+    brightest = white(frames[-1][1])
+    return [unsigned(title, each, brightest, "grey") for title, each in frames]
+
+
+def _players(stage: Stage, title: str, panels: list[Panel], restored: Restored, note: str, still: int = 0) -> Players:
+    """With the std over the samples, where there are several."""
+    if restored.std is not None:
+        frames = stage.frames(restored.std.data)
+        panels = [*panels, unsigned("Std over the samples", frames, white(frames))]
+        note = f"{note} {_STD_NOTE}".strip()
+    return stage.players(title, panels, note, still)
+
+
+def _latest(before: Clip, times: np.ndarray) -> np.ndarray:
+    """Of each time the frame that was measured last, 0 before the first."""
+    return np.maximum(np.searchsorted(before.times, times + 1e-9, side="right") - 1, 0)
+
+
+def _level(before: Tensor, after: Tensor) -> float:
+    """What brings the one nearest to the other."""
+    one, other = before.abs(), after.abs()
+    return float((one * other).sum() / one.square().sum())
+
+
+def _all_slices(stage: Stage, before: Clip, after: Clip, removed: Tensor | None) -> list[Block]:
+    if after.data.shape[0] == 1:
+        return []
+    means = [stage.stills(clip.data.abs().mean(2, keepdim=True)) for clip in (before, after)]
+    high = white(means[1])
+    panels = [unsigned(f"{title}, mean", mean, high, "grey") for title, mean in zip(("Before", "After"), means)]
+    if removed is not None:
+        std = stage.stills(removed.std(2, keepdim=True))
+        panels.append(unsigned("Removed, std in time", std, white(std)))
+    return [stage.still_players("All slices", panels)]
+
+
+def _behaviour(*versions: tuple[str, Clip], noise: list[float] | None = None) -> Table:
+    """Temporal SNR and motion of versions of a series, medians over slices. noise: of the first of two, estimated."""
+    clips = [clip for _, clip in versions]
+    magnitudes = [clip.data.abs() for clip in clips]
+    moving = [temporal_statistics(series, clip.period is not None) for series, clip in zip(magnitudes, clips)]
+    mask = tissue_mask(magnitudes[-1])
+    rows = [
+        ["Temporal SNR, median over tissue", *(figure(float(tsnr(series)[mask].median())) for series in magnitudes)],
+        ["Flicker (0 none, 1 white noise)", *(_median(each.flicker) for each in moving)],
+        ["Correlation of a frame with the next", *(_median(each.correlation) for each in moving)],
+        ["Motion above half of the Nyquist frequency", *(f"{100 * float(each.fast.median()):.1f} %" for each in moving)],
+    ]
+    if noise:
+        left = float(estimate_noise_image(magnitudes[-1]).median())
+        rows.insert(0, ["Noise, std (units of the series)", figure(float(np.median(noise))), figure(left)])
+    note = f"{_NO_REFERENCE} Temporal SNR is mean over std in time, so that true motion lowers it."
+    return Table("Figures that need no reference", ["", *(name for name, _ in versions)], rows, note)
+
+
+def _median(values: Tensor) -> str:
+    return f"{float(values.median()):.3f}"
+
+
+def _removed(removed: Tensor, before: Clip) -> Table:
+    """Whether what was taken away has a structure."""
+    mask = tissue_mask(before.data)
+    across, down, _ = neighbour_correlation(removed, mask).tolist()
+    mean = before.data.abs().mean(2, keepdim=True)
+    rows = [
+        ["Correlation of neighbours in a row", f"{across:+.3f}", "0"],
+        ["Correlation of neighbours in a column", f"{down:+.3f}", "0"],
+        ["Rank correlation of its std with the edges of the image", f"{edge_correlation(removed, mean, mask):+.3f}", "0"],
+    ]
+    note = (
+        "Over the tissue. What lies far from 0 is structure: anatomy or motion that was taken for noise, or noise that "
+        "the scanner itself had smoothed."
+    )
+    return Table("The structure of what was removed", ["", "removed", "white noise"], rows, note)
+
+
+def _spectrum(stage: Stage, *versions: tuple[str, Clip]) -> Picture:
+    def draw(axes: Axes) -> None:
+        for name, clip in versions:
+            series = clip.data[stage.slice : stage.slice + 1].abs()
+            told = temporal_statistics(series, clip.period is not None)
+            power = told.spectrum[0] * (told.motion[0] * series.std()).square()
+            nyquist = 0.5 / float(np.median(np.diff(clip.times)))
+            below = told.frequency < 1  # at the Nyquist frequency there is half as much of everything
+            axes.semilogy((told.frequency * nyquist)[below].numpy(), power[below].clamp(min=1e-12).numpy(), label=name)
+        axes.set_xlabel("temporal frequency (Hz)")
+        axes.set_ylabel("power (units of the series, squared)")
+        axes.legend()
+
+    alt = "Power of the changes over time against temporal frequency, of the input and of the result."
+    note = "White noise is a level floor. Below the frequencies at which the input meets its floor, both should agree."
+    return plot("What changes over time, by frequency", alt, draw, note=note)
+
+
+def _misfit(predicted: Tensor, part: KSpace, sigma: float) -> float:
+    """RMS of what the result leaves unexplained of the measured k-space, over the noise."""
+    keep = part.keep.expand(part.data.shape)
+    return float((predicted - part.data)[keep].abs().square().mean().div(2).sqrt() / sigma)
+
+
+def _measured(kspace: KSpace, sigma: float, fit: list[float]) -> Table:
+    share = float(kspace.keep.expand(kspace.data.shape).float().mean())
+    rows = [
+        ["Coils", str(kspace.coils)],
+        ["Share of k-space measured", f"{100 * share:.1f} %"],
+        ["Acceleration", f"{1 / share:.1f}"],
+        ["Noise, std of each real channel", figure(sigma)],
+    ]
+    note = ""
+    if fit:
+        rows.append(["Misfit to the measured k-space, over the noise", f"{float(np.median(fit)):.2f}"])
+        note = (
+            "A misfit of 1 explains the data to within their noise; well above it something measured was left out, well "
+            "below it noise was fitted."
+        )
+    return Table("What was measured", ["", "value"], rows, note)
+
+
+def _sampling(kspace: KSpace, b: int) -> Picture:
+    keep = kspace.keep[b if kspace.keep.shape[0] > 1 else 0, 0].expand(kspace.frames, *kspace.data.shape[-2:])
+    lines = keep.float().mean(2).T.numpy()  # (Y, T)
+
+    def draw(axes: Axes) -> None:
+        axes.imshow(lines, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+        axes.grid(False)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlabel("frame")
+        axes.set_ylabel("phase-encoding line")
+
+    return plot("Lines that were measured", "Which lines of k-space were measured in which frame: dark.", draw)
