@@ -23,6 +23,9 @@ from medseq.io.events import load_events
 from medseq.jobs import beside
 from medseq.matching import check_grid, matched
 from medseq.provenance import RunRecord, collected_warnings, plain, staged, stem
+from medseq.report.evaluation import evaluation_page
+from medseq.report.page import write_page
+from medseq.report.record import provenance
 from medseq.series_jobs import is_bold, read_series
 from medseq.series_options import SeriesOptions
 from medseq.summary import Summary, summarise
@@ -50,6 +53,7 @@ def evaluate_files(results: Sequence[Path], reference: Path | None, output: Path
         with record.timed("write"):
             write_tables(folder, [found], summary, record.options)
         record.result = {"figures": len(found.figures), "frames": next(iter(found.series.values())).frames}
+        write_report(folder, "Evaluation", [found], summary, record)
         record.save(folder / "run.json")
     return f"{output}: {len(found.figures)} figures of {len(results)} results; {record.elapsed:.1f} s"
 
@@ -62,6 +66,15 @@ def write_tables(
     _write_curves(folder / "curves.csv", (curve for found in evaluations for curve in found.curves))
     content = {"settings": plain(settings), **summary.as_json()}
     (folder / "summary.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_report(
+    folder: Path, title: str, evaluations: Sequence[Evaluation], summary: Summary, record: RunRecord
+) -> None:
+    """Write `report.html`, which says what `record` knows."""
+    about = record.content()
+    page = evaluation_page(title, evaluations, summary, warnings=about["warnings"], provenance=provenance(about))
+    write_page(page, folder / "report.html")
 
 
 def _write_figures(path: Path, figures: Iterable[Figure]) -> None:

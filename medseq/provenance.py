@@ -158,9 +158,10 @@ class RunRecord:
 
     def save(self, path: Path) -> None:
         """Write everything known so far as JSON."""
-        path.write_text(json.dumps(self._content(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(self.content(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
-    def _content(self) -> dict[str, Any]:
+    def content(self) -> dict[str, Any]:
+        """Everything known so far, as JSON can hold it."""
         return {
             "medseq": __version__,
             "command": self.command,
