@@ -27,12 +27,18 @@ _SHORTEST_SECRET = 16  # bytes
 
 
 def reconstruct_file(
-    source: Path, output: Path, settings: Mapping[str, Any], work: Callable[[KSpace, Progress], Restored]
+    source: Path,
+    output: Path,
+    settings: Mapping[str, Any],
+    work: Callable[[KSpace, Progress], Restored],
+    *,
+    report: bool = False,
 ) -> str:
     """Read raw data, reconstruct them and write NIfTI `output`, its `_std` for several samples, and its `.run.json`.
 
-    settings: every option, by name; `prior` among them. work: reconstructs what was read. Returns what to tell the
-    user. Raises MedseqError like `load_kspace` and `work`, and UsageError for an impossible output.
+    settings: every option, by name; `prior` and `complex` (what is written) among them. work: reconstructs what was
+    read. report: write a page to look at, too, ending in `.html`. Returns what to tell the user. Raises MedseqError
+    like `load_kspace` and `work`, and UsageError for an impossible output.
     """
     check_output(output, NIFTI_ENDINGS, source)
     prior = settings["prior"]
@@ -47,9 +53,15 @@ def reconstruct_file(
             restored = work(kspace, progress)
         record.result = restored.info
         with record.timed("write"):
-            save_clip(restored.clip, folder / output.name)
+            clip = restored.clip
+            save_clip(clip if settings["complex"] else clip.with_data(clip.data.abs()), folder / output.name)
             if restored.std is not None:
                 save_clip(restored.std, folder / beside(output, "std"))
+        if report:
+            from medseq.report.restored import attempt_report, kspace_section
+
+            page = folder / f"{stem(output)}.html"
+            attempt_report(page, stem(output), record, lambda: [kspace_section("Reconstruction", kspace, restored)])
         record.save(folder / f"{stem(output)}.run.json")
     slices, _, frames, height, width = restored.clip.data.shape
     return f"{output}: {frames} frames of {width} x {height}, {slices} slices; {record.elapsed:.1f} s"

@@ -161,7 +161,7 @@ class RunRecord:
         path.write_text(json.dumps(self.content(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
     def content(self) -> dict[str, Any]:
-        """Everything known so far, as JSON can hold it."""
+        """What `run.json` says, as far as it is known."""
         return {
             "medseq": __version__,
             "command": self.command,

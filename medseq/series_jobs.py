@@ -21,25 +21,28 @@ from medseq.terminal import Progress
 
 if TYPE_CHECKING:
     from medseq.io.dicom import Derivation, DicomSeries
+    from medseq.report.restored import ImageTask
 
 Work = Callable[[Clip, Progress], Restored]
 
 
 def restore_series(
-    command: str,
+    command: ImageTask,
     source: Path,
     output: Path,
     settings: Mapping[str, Any],
     work: Work,
     options: SeriesOptions,
     bold_work: Work | None = None,
+    *,
+    report: bool = False,
 ) -> str:
     """Read `source` (a NIfTI file, a DICOM file or folder), restore it and write `output`, and its std for samples.
 
     output: a NIfTI file, or a new folder for DICOM when the source is DICOM. command: what `run.json` calls it.
     settings: every option of the method by name; `prior`, `seed`, `device` and `precision` among them. work: restores
-    what was read; bold_work: what is done to a BOLD series instead, without a prior. Returns what to tell the user.
-    Raises MedseqError like its parts, and UsageError for an impossible output.
+    what was read; bold_work: what is done to a BOLD series instead, without a prior. report: write a page to look
+    at, too. Returns what to tell the user. Raises MedseqError like its parts, and UsageError for an impossible output.
     """
     to_nifti = _checked_target(source, output, options)
     key = pseudonym_key(options.deidentify, options.deidentify_key)
@@ -53,22 +56,26 @@ def restore_series(
                 record.add_model(weights_path(settings["prior"]))
         with record.timed("restore"), terminal.progress(command) as progress:
             # What is done to BOLD fills in by itself, as the prior is of hearts.
-            restored = by_bold(clip, progress) if by_bold else work(_filled(clip, settings, progress), progress)
+            before = clip if by_bold else _filled(clip, settings, progress)
+            restored = by_bold(before, progress) if by_bold else work(before, progress)
         record.result = {**restored.info, **_lacking(clip)}
+        place, prefix = (folder, f"{stem(output)}.") if to_nifti else (folder / output.name, "")
         with record.timed("write"):
             if to_nifti:
                 if dicom is not None and not options.keep_phase:
                     restored = _magnitude(restored)
                 _save_nifti(restored, folder / output.name, None if options.deidentify else source)
-                notes = folder / f"{stem(output)}.run.json"
             else:
                 assert dicom is not None
-                (folder / output.name).mkdir()
-                _save_dicom(
-                    restored, folder / output.name, dicom, _derivation(record, settings), options.multiframe, key
-                )
-                notes = folder / output.name / "run.json"
-        record.save(notes)
+                place.mkdir()
+                _save_dicom(restored, place, dicom, _derivation(record, settings), options.multiframe, key)
+        if report:
+            from medseq.report.restored import attempt_report, series_section
+
+            title = "Series" if options.deidentify else stem(output)
+            page = place / (f"{prefix}html" if to_nifti else "report.html")
+            attempt_report(page, title, record, lambda: [series_section("Series", command, before, restored)])
+        record.save(place / f"{prefix}run.json")
     slices, _, frames, height, width = restored.clip.data.shape
     return f"{output}: {frames} frames of {width} x {height}, {slices} slices; {record.elapsed:.1f} s"
 

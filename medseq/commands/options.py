@@ -34,6 +34,7 @@ Kind = Annotated[
     Literal["auto", "cine", "bold"],
     Parameter(help="What it shows; auto: bold for BOLD (by DICOM header or BIDS name), else cine."),
 ]
+Report = Annotated[bool, Parameter(help="Write a page to look at, too: OUT.html, or report.html in a folder of DICOM.")]
 Positive = Annotated[float, Parameter(validator=_check_finite_positive)]
 
 

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from medseq.commands.options import Count, Kind, Options, Output, Positive, SeriesOutput, Steps, app, examples
+from medseq.commands.options import (
+    Count,
+    Kind,
+    Options,
+    Output,
+    Positive,
+    Report,
+    SeriesOutput,
+    Steps,
+    app,
+    examples,
+)
 from medseq.errors import UsageError
 from medseq.series_options import SeriesOptions
 
@@ -21,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @app.command(
-    help_epilogue=examples("reconstruct raw.h5 -o image.nii.gz", "reconstruct raw.h5 -o image.nii.gz --samples 8")
+    help_epilogue=examples("reconstruct raw.h5 -o image.nii.gz", "reconstruct raw.h5 -o image.nii.gz --samples 8 --report")
 )
 def reconstruct(
     raw: Annotated[Path, Parameter(help="File of multi-coil Cartesian k-space.")],
@@ -32,6 +43,7 @@ def reconstruct(
         bool, Parameter(name="--complex", help="Write complex values, which few viewers open.")
     ] = False,
     steps: Annotated[Count | None, Parameter(help="Noise levels [default: 4, or 12 with several samples].")] = None,
+    report: Report = False,
     options: Options = Options(),  # noqa: B008 (frozen)
 ) -> None:
     """Reconstruct an image series from undersampled k-space."""
@@ -39,12 +51,10 @@ def reconstruct(
     from medseq.jobs import reconstruct_file
 
     def work(kspace: KSpace, progress: Progress) -> Restored:
-        restored = restore.reconstruct(kspace, steps=steps, progress=progress, **asdict(options))
-        clip = restored.clip
-        return restored if keep_phase else replace(restored, clip=clip.with_data(clip.data.abs()))
+        return restore.reconstruct(kspace, steps=steps, progress=progress, **asdict(options))
 
     settings = {"complex": keep_phase, "steps": steps, **asdict(options)}
-    print(reconstruct_file(raw, output, settings, work))
+    print(reconstruct_file(raw, output, settings, work, report=report))
 
 
 @app.command(
@@ -64,6 +74,7 @@ def denoise(
     censored: Annotated[Path | None, Parameter(help="BOLD: text file of a 0 or, for a bad volume, a 1 each.")] = None,
     sigma: Annotated[Positive | None, Parameter(help="Noise std in input units; estimated when not given.")] = None,
     steps: Annotated[Count | None, Parameter(help="Noise levels [default: 1, or 12 with several samples].")] = None,
+    report: Report = False,
     options: Options = Options(),  # noqa: B008 (frozen)
     reading: SeriesOptions = SeriesOptions(),  # noqa: B008 (frozen)
 ) -> int:
@@ -89,7 +100,7 @@ def denoise(
         return restore_bold(clip, sigma=sigma, censored=bad, samples=options.samples)
 
     settings = {"kind": kind, "censored": censored, "sigma": sigma, "steps": steps, **asdict(options)}
-    print(restore_series("denoise", series, output, settings, work, reading, bold_work))
+    print(restore_series("denoise", series, output, settings, work, reading, bold_work, report=report))
     return 0
 
 
@@ -109,6 +120,7 @@ def interpolate(
     times: Annotated[Path | None, Parameter(help="Text file of the wanted times in seconds.")] = None,
     kind: Kind = "auto",
     steps: Steps = 2,
+    report: Report = False,
     options: Options = Options(),  # noqa: B008 (frozen)
     reading: SeriesOptions = SeriesOptions(),  # noqa: B008 (frozen)
 ) -> int:
@@ -136,7 +148,7 @@ def interpolate(
         return resample_bold(clip, factor or 2, wanted, samples=options.samples)
 
     settings = {"kind": kind, "factor": factor, "times": wanted, "steps": steps, **asdict(options)}
-    print(restore_series("interpolate", series, output, settings, work, reading, bold_work))
+    print(restore_series("interpolate", series, output, settings, work, reading, bold_work, report=report))
     return 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from textwrap import wrap
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,6 +21,7 @@ from medseq.statistics import Agreement, Interval
 _MARKERS = ("o", "s", "^", "D", "v")
 _LINES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 _COLUMNS = 3
+_TITLE_WIDTH = 24  # letters
 _GREY = "#808890"  # on white as on black
 
 
@@ -45,7 +47,7 @@ def dots(title: str, panels: Sequence[Dots], note: str = "") -> Picture:
     )
     draws = [partial(_draw_dots, panel, place % _COLUMNS == 0) for place, panel in enumerate(panels)]
     lines = max(len(panel.values) for panel in panels)
-    height = -(-len(panels) // _COLUMNS) * (0.65 + 0.26 * lines)
+    height = -(-len(panels) // _COLUMNS) * (0.75 + 0.26 * lines)
     return small_plots(title, f"Means by method. {said}", draws, note=note, height=height, columns=_COLUMNS)
 
 
@@ -116,7 +118,7 @@ def _draw_dots(panel: Dots, named: bool, axes: Axes) -> None:
         if len(values) > 1:
             axes.plot(values, np.full(len(values), place + 0.3), "|", color=colour, markersize=5, alpha=0.8)
         axes.plot(np.mean(values), place, marker, color=colour, markersize=6)
-    axes.set_title(panel.title, fontsize="medium")
+    axes.set_title("\n".join(wrap(panel.title, _TITLE_WIDTH)), fontsize="medium")
     axes.set_ylim(len(panel.values) - 0.4, -0.6)
     axes.set_yticks(range(len(panel.values)), [name if named else "" for name, _ in panel.values])
     axes.grid(axis="y", visible=False)

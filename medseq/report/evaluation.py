@@ -36,39 +36,44 @@ def evaluation_page(
     provenance: Mapping[str, str] | None = None,
 ) -> Page:
     """One page of all cases: `summary` is that of their figures; the first four cases are shown with players."""
-    figures = [figure for found in evaluations for figure in found.figures]
-    sections = [Section("Figures", [*_figure_blocks(figures, summary)])]
+    figures = [one for found in evaluations for one in found.figures]
+    told = [Section("Figures", [*_figure_blocks(figures, summary)])]
     if summary.comparisons:
-        sections.append(Section("Methods compared", [_comparisons(summary)]))
+        told.append(Section("Methods compared", [_comparisons(summary)]))
     if summary.agreements:
-        sections.append(Section("Agreement with the reference", [*_agreements(figures, summary)]))
-    sections += [Section(found.case, [*_case_blocks(found)]) for found in evaluations[:_SHOWN_CASES]]
-    sections.append(Section("How to read this", [Text("", _READ_WITH)]))
+        told.append(Section("Agreement with the reference", [*_agreements(figures, summary)]))
+    shown = [Section(found.case, [*_case_blocks(found)]) for found in evaluations[:_SHOWN_CASES]]
+    sections = [*shown, *told] if summary.cases == 1 else [*told, *shown]
     cases = "1 case" if summary.cases == 1 else f"{summary.cases} cases"
     against = "" if all(found.reference is None for found in evaluations) else ", against a reference"
-    return Page(title, f"{', '.join(summary.methods)}; {cases}{against}", sections, warnings, provenance or {})
+    subtitle = f"{', '.join(summary.methods)}; {cases}{against}"
+    reading = Section("How to read this", [Text("", _READ_WITH)])
+    return Page(title, subtitle, [*sections, reading], warnings, provenance or {})
 
 
 def _figure_blocks(figures: Sequence[Figure], summary: Summary) -> Iterator[Block]:
+    """A table and a plot for each region."""
     means = {(mean.quantity, mean.method): mean for mean in summary.means}
-    quantities = list(dict.fromkeys(quantity for quantity, _ in means))
-    methods = [*([REFERENCE] if any(m == REFERENCE for _, m in means) else []), *summary.methods]
-    rows = []
-    for quantity in quantities:
-        told = [means.get((quantity, method)) for method in methods]
-        cells = ["" if mean is None else _with_interval(mean.mean, mean.interval) for mean in told]
-        rows.append([quantity.metric, quantity.region, quantity.unit, *cells])
-    note = "" if summary.cases == 1 else "Means over cases, with their 95 % intervals."
-    yield Table("", ["figure", "region", "unit", *methods], rows, note)
-    for region in dict.fromkeys(quantity.region for quantity in quantities):
-        panels = [
-            panel
-            for quantity in quantities
-            if quantity.region == region and (panel := _panel(quantity, figures, summary)) is not None
-        ]
+    one = summary.cases == 1
+    for region in dict.fromkeys(quantity.region for quantity, _ in means):
+        quantities = list(dict.fromkeys(quantity for quantity, _ in means if quantity.region == region))
+        known = any((quantity, REFERENCE) in means for quantity in quantities)
+        methods = [*([REFERENCE] if known else []), *summary.methods]
+        rows = []
+        for quantity in quantities:
+            told = [means.get((quantity, method)) for method in methods]
+            cells = ["" if mean is None else _with_interval(mean.mean, mean.interval) for mean in told]
+            rows.append([_named(quantity), *cells])
+        note = "" if one else "Means over cases, with their 95 % intervals."
+        yield Table(f"Region: {region}", ["", *methods], rows, note)
+        panels = [panel for quantity in quantities if (panel := _panel(quantity, figures, summary)) is not None]
         if panels:
-            note = "" if summary.cases == 1 else "Marks are means, bars their 95 % intervals, strokes the cases."
-            yield dots(f"Region: {region}", panels, note)
+            note = "" if one else "Marks are means, bars their 95 % intervals, strokes the cases."
+            yield dots(f"Region: {region}, plotted", panels, note)
+
+
+def _named(quantity: Quantity) -> str:
+    return f"{quantity.metric} ({quantity.unit})" if quantity.unit else quantity.metric
 
 
 def _panel(quantity: Quantity, figures: Sequence[Figure], summary: Summary) -> Dots | None:
@@ -82,8 +87,7 @@ def _panel(quantity: Quantity, figures: Sequence[Figure], summary: Summary) -> D
     intervals = {m.method: m.interval for m in summary.means if m.quantity == quantity}
     named = [(method, values[method]) for method in summary.methods if method in values]
     perfect = _PERFECT.get(quantity.metric) if of_reference is None else float(np.mean(of_reference))
-    title = f"{quantity.metric} ({quantity.unit})" if quantity.unit else quantity.metric
-    return Dots(title, named, [intervals[method] for method, _ in named], perfect)
+    return Dots(_named(quantity), named, [intervals[method] for method, _ in named], perfect)
 
 
 def _comparisons(summary: Summary) -> Table:
