@@ -104,9 +104,11 @@ def _names(results: Sequence[Path], given: Sequence[str]) -> list[str]:
         else [[stem(path) for path in results], [path.absolute().parent.name for path in results]]
     )
     for names in choices:
-        if len(set(names)) == len(results) == len(names):
+        if len(set(names)) == len(results) == len(names) and REFERENCE not in names:
             return names
-    raise UsageError(f"{len(results)} results need as many different names; give each a --name")
+    raise UsageError(
+        f"{len(results)} results need as many different names, none of them {REFERENCE}; give each a --name"
+    )
 
 
 def _check(options: EvaluateOptions, reference: Path | None, results: Sequence[Path]) -> None:
