@@ -35,14 +35,18 @@ def evaluation_page(
     warnings: Sequence[str] = (),
     provenance: Mapping[str, str] | None = None,
 ) -> Page:
-    """One page of all cases: `summary` is that of their figures; the first four cases are shown with players."""
+    """One page of all cases; `summary` is that of their figures.
+
+    The first four that still have their series are shown with players.
+    """
     figures = [one for found in evaluations for one in found.figures]
     told = [Section("Figures", [*_figure_blocks(figures, summary)])]
     if summary.comparisons:
         told.append(Section("Methods compared", [_comparisons(summary)]))
     if summary.agreements:
         told.append(Section("Agreement with the reference", [*_agreements(figures, summary)]))
-    shown = [Section(found.case, [*_case_blocks(found)]) for found in evaluations[:_SHOWN_CASES]]
+    seen = [found for found in evaluations if found.series][:_SHOWN_CASES]
+    shown = [Section(found.case, [*_case_blocks(found)]) for found in seen]
     sections = [*shown, *told] if summary.cases == 1 else [*told, *shown]
     cases = "1 case" if summary.cases == 1 else f"{summary.cases} cases"
     against = "" if all(found.reference is None for found in evaluations) else ", against a reference"
