@@ -1,7 +1,7 @@
 """How good restored series are, in figures: fixed-scale image metrics, motion, and what clinicians read.
 
 One call judges one case: several methods, with a reference or without. `medseq.summary` puts many cases together,
-`medseq.evaluate_bold` is for fMRI. Nothing is scaled, shifted or interpolated to fit the reference.
+`medseq.bold_evaluation` is for fMRI. Nothing is scaled, shifted or interpolated to fit the reference.
 """
 
 from __future__ import annotations

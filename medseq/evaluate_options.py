@@ -21,7 +21,10 @@ class EvaluateOptions:
     """
 
     names: Annotated[
-        tuple[str, ...], Parameter(name="--name", negative="", help="A method's name; once for each RESULT, in order.")
+        tuple[str, ...],
+        Parameter(
+            name="--name", negative="", show_default=False, help="A method's name; once for each RESULT, in order."
+        ),
     ] = ()
     case: Annotated[str | None, Parameter(help="What the case is called [default: by its file].")] = None
     kind: Annotated[
@@ -29,7 +32,10 @@ class EvaluateOptions:
         Parameter(help="What it shows; auto: bold for BOLD (by DICOM header or BIDS name), else cine."),
     ] = "auto"
     regions: Annotated[
-        tuple[Path, ...], Parameter(name="--region", negative="", help="Mask of a region to look at; may be repeated.")
+        tuple[Path, ...],
+        Parameter(
+            name="--region", negative="", show_default=False, help="Mask of a region to look at; may be repeated."
+        ),
     ] = ()
     ventricle: Annotated[
         Path | None, Parameter(help="Mask around the left ventricle, whose blood is found in it by a threshold.")
@@ -39,6 +45,7 @@ class EvaluateOptions:
         Parameter(
             name="--mask",
             negative="",
+            show_default=False,
             help="Series of masks of the ventricle's blood: once for each series, reference first.",
         ),
     ] = ()

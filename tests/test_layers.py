@@ -58,10 +58,10 @@ LEVELS = (
     },
     {
         "archive",
+        "bold_evaluation",
         "bold_task",
         "config",
         "evaluate",
-        "evaluate_bold",
         "filling",
         "gathering",
         "generation",

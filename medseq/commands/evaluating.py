@@ -13,10 +13,9 @@ from medseq.evaluate_options import EvaluateOptions
 
 @app.command(
     help_epilogue=examples(
-        "evaluate --reference truth.nii.gz image.nii.gz -o judged",
-        "evaluate --reference truth.nii.gz ours.nii.gz theirs.nii.gz --ventricle around_lv.nii.gz -o judged",
-        "evaluate --reference sub-01_task-x_bold.nii.gz clean.nii.gz --kind bold --design events.tsv -o judged",
-        "evaluate study_a study_b -o judged",
+        "evaluate --reference cine.nii.gz clean.nii.gz -o judged",
+        "evaluate --reference cine.nii.gz clean.nii.gz other.nii.gz --ventricle around_lv.nii.gz -o judged",
+        "evaluate study -o judged",
     )
 )
 def evaluate(

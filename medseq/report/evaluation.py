@@ -42,7 +42,7 @@ def evaluation_page(
     figures = [one for found in evaluations for one in found.figures]
     told = [Section("Figures", [*_figure_blocks(figures, summary)])]
     if summary.comparisons:
-        told.append(Section("Methods compared", [_comparisons(summary)]))
+        told.append(Section("Methods compared", [*_comparisons(summary)]))
     if summary.agreements:
         told.append(Section("Agreement with the reference", [*_agreements(figures, summary)]))
     seen = [found for found in evaluations if found.series][:_SHOWN_CASES]
@@ -94,19 +94,21 @@ def _panel(quantity: Quantity, figures: Sequence[Figure], summary: Summary) -> D
     return Dots(_named(quantity), named, [intervals[method] for method, _ in named], perfect)
 
 
-def _comparisons(summary: Summary) -> Table:
-    rows = [
-        [
-            compared.quantity.metric,
-            compared.quantity.region,
-            f"{compared.method} - {compared.against}",
-            f"{compared.found.count}",
-            _with_interval(compared.found.difference, compared.found.interval),
-            f"{compared.found.p:.2g}",
-        ]
-        for compared in summary.comparisons
-    ]
-    return Table("", ["figure", "region", "methods", "cases", "mean difference", "p"], rows)
+def _comparisons(summary: Summary) -> Iterator[Table]:
+    """A table for each region and each pair of methods."""
+    by_pair: dict[tuple[str, str], list[list[str]]] = {}
+    for compared in summary.comparisons:
+        pair = (compared.quantity.region, f"{compared.method} - {compared.against}")
+        by_pair.setdefault(pair, []).append(
+            [
+                _named(compared.quantity),
+                f"{compared.found.count}",
+                _with_interval(compared.found.difference, compared.found.interval),
+                f"{compared.found.p:.2g}",
+            ]
+        )
+    for (region, pair), rows in by_pair.items():
+        yield Table(f"{pair}, region: {region}", ["", "cases", "mean difference", "p"], rows)
 
 
 def _agreements(figures: Sequence[Figure], summary: Summary) -> Iterator[Block]:

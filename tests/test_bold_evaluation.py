@@ -13,7 +13,7 @@ from medseq.activation import Stimuli, inject
 from medseq.clip import Clip
 from medseq.errors import InputError, UsageError
 from medseq.evaluate import Evaluation
-from medseq.evaluate_bold import evaluate_bold
+from medseq.bold_evaluation import evaluate_bold
 from medseq.io.events import load_events
 from medseq.phantoms.fluctuations import response_course
 
