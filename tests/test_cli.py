@@ -279,8 +279,8 @@ def test_help_has_examples(name, capsys):
 def test_the_examples_of_help_run(name, here, capsys, monkeypatch):
     (here / "folder").mkdir()
     (here / "folder" / "cine.nii.gz").symlink_to(here / "cine.nii.gz")
-    for name in ("clean", "other", "around_lv"):
-        (here / f"{name}.nii.gz").symlink_to(here / "cine.nii.gz")
+    for copy in ("ours", "theirs", "around_lv"):
+        (here / f"{copy}.nii.gz").symlink_to(here / "cine.nii.gz")
     (here / "configs").mkdir()
     (here / "configs" / "train_tiny.yaml").write_text(RECIPE)
     monkeypatch.setattr("medseq.io.weights.SHIPPED", here)

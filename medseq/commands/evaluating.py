@@ -13,8 +13,8 @@ from medseq.evaluate_options import EvaluateOptions
 
 @app.command(
     help_epilogue=examples(
-        "evaluate --reference cine.nii.gz clean.nii.gz -o judged",
-        "evaluate --reference cine.nii.gz clean.nii.gz other.nii.gz --ventricle around_lv.nii.gz -o judged",
+        "evaluate --reference cine.nii.gz ours.nii.gz theirs.nii.gz -o judged",
+        "evaluate cine.nii.gz --ventricle around_lv.nii.gz -o judged",
         "evaluate study -o judged",
     )
 )
