@@ -224,10 +224,8 @@ def _add_region_curves(found: Evaluation, place: str, perfusion: bool) -> None:
 
 def _by_threshold(found: Evaluation, ventricle: Tensor) -> dict[str, Tensor]:
     """The blood of each series, by the threshold of the reference or its own."""
-    truth = found.reference
-    threshold = None if truth is None else blood_threshold(truth.data, ventricle)
     return {
-        method: cavity(clip.data, ventricle, threshold or blood_threshold(clip.data, ventricle))
+        method: cavity(clip.data, ventricle, blood_threshold((found.reference or clip).data, ventricle))
         for method, clip in found.series.items()
     }
 
