@@ -21,6 +21,7 @@ from medseq.commands.options import Count, Device, Positive
 
 if TYPE_CHECKING:
     from medseq.bids_run import Report
+    from medseq.io.bids import Run
     from medseq.io.bids_choice import Choice
 
 Labels = Annotated[list[str] | None, Parameter(consume_multiple=True)]
@@ -100,6 +101,9 @@ class Running:
     ] = None
     skip_bids_validation: bool = False
     stop_on_first_crash: Annotated[bool, Parameter(help="Else the other series are restored all the same.")] = False
+    reports_only: Annotated[
+        bool, Parameter(help="Write the pages of what is restored already, and restore nothing.")
+    ] = False
     dry_run: Annotated[bool, Parameter(help="Say what would be restored, and write nothing.")] = False
 
     def limit_threads(self) -> None:
@@ -122,7 +126,8 @@ def run(
     running: Running = Running(),  # noqa: B008 (frozen)
 ) -> int:
     """Restore the series of a BIDS dataset into a dataset of derivatives; series already restored stay as they are."""
-    from medseq.bids_run import Method, derivative_name, plan, restore_dataset
+    from medseq.bids_method import Method, derivative_name
+    from medseq.bids_run import plan, restore_dataset
     from medseq.io.bids_validator import validate
     from medseq.provenance import collected_warnings
 
@@ -139,11 +144,23 @@ def run(
             print(f"{each.name}: {method.task(each)} -> {each.folder / str(derivative_name(each, method))}")
         return 0
     running.limit_threads()
+    if running.reports_only:
+        return _only_reports(bids_dir, out, planned)
     report = restore_dataset(
         bids_dir, out, choice=choice, method=method, stop_on_first_crash=running.stop_on_first_crash
     )
     _print_summary(report)
     return report.exit_code
+
+
+def _only_reports(bids_dir: Path, out: Path, planned: Sequence[Run]) -> int:
+    from medseq.bids_reports import page_of, write_subject_pages
+    from medseq.bids_run import Report
+
+    failed = write_subject_pages(bids_dir, out, planned)
+    written = sorted({page_of(run, out).name for run in planned} - failed.keys())
+    print(f"{len(written)} pages written, {len(failed)} failed")
+    return Report(done=written, failed=failed).exit_code
 
 
 def _print_summary(report: Report) -> None:

@@ -7,16 +7,18 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from medseq import __version__, restore, terminal
+from medseq.bids_method import DESCRIPTIONS, Method, Task, derivative_name, map_name, std_name
+from medseq.bids_reports import page_of, write_subject_pages
 from medseq.bold_task import resample_bold, restore_bold
 from medseq.clip import Clip, KSpace
 from medseq.errors import InputError, UsageError
 from medseq.gathering import Restored
-from medseq.io import is_nifti, is_raw
+from medseq.io import is_nifti
 from medseq.io.bids import Run, find_runs, load_run
 from medseq.io.bids_choice import Choice, choose
 from medseq.io.bids_names import BidsName, name_of
@@ -28,33 +30,7 @@ from medseq.provenance import RunRecord, collected_warnings, sha256, staged, ste
 from medseq.runtime import choose_device
 from medseq.terminal import Progress
 
-Task = Literal["denoise", "interpolate", "reconstruct"]
-_DESCRIPTIONS = {"denoise": "denoised", "interpolate": "interpolated", "reconstruct": "recon"}
 SOME_FAILED = 3
-
-
-@dataclass(frozen=True)
-class Method:
-    """How runs are restored. mode: of images; raw data are always reconstructed. kind: how they are denoised, "auto" is
-    by the BIDS suffix. The rest: see `medseq.restore` and `medseq.bold_task`."""
-
-    mode: Literal["denoise", "interpolate"] = "denoise"
-    kind: Literal["auto", "cine", "bold"] = "auto"
-    factor: int = 2
-    sigma: float | None = None
-    steps: int | None = None
-    samples: int = 1
-    seed: int = 0
-    device: str = "auto"
-    precision: str = "auto"
-    prior: str | None = None
-
-    def is_bold(self, run: Run) -> bool:
-        """Whether a run is done by the methods for BOLD, which ask no prior."""
-        return not is_raw(run.file) and (run.name.suffix if self.kind == "auto" else self.kind) == "bold"
-
-    def task(self, run: Run) -> Task:
-        return "reconstruct" if is_raw(run.file) else self.mode
 
 
 @dataclass
@@ -96,7 +72,7 @@ def restore_dataset(
     stop_on_first_crash: bool = False,
     tell: Callable[[str], None] = print,
 ) -> Report:
-    """Restore the chosen runs of a BIDS dataset into `out`, a BIDS dataset of derivatives.
+    """Restore the chosen runs of a BIDS dataset into `out`, a BIDS dataset of derivatives, and write a page a subject.
 
     A run whose inputs, options and model are those of the outputs already there is left as it is. One that fails is
     told on stderr and the others go on, unless `stop_on_first_crash`. tell: hears one line for every run restored.
@@ -123,7 +99,13 @@ def restore_dataset(
                 raise
             terminal.say(f"{run.name}: {terminal.explained(error)}")
             report.failed[work.output.stem] = error
+    report.failed |= write_subject_pages(dataset, out, [run for run in runs if _needs_page(run, out, method, report)])
     return report
+
+
+def _needs_page(run: Run, out: Path, method: Method, report: Report) -> bool:
+    name = derivative_name(run, method).stem
+    return name in report.done or (name in report.unchanged and not page_of(run, out).is_file())
 
 
 @dataclass(frozen=True)
@@ -254,13 +236,6 @@ def _about_bold(restored: Restored) -> Sidecar:
     }
 
 
-def derivative_name(run: Run, method: Method) -> BidsName:
-    """`sub-01_task-rest_bold.nii.gz` -> `sub-01_task-rest_desc-denoised_bold.nii.gz`; what was raw data is a cine."""
-    task = method.task(run)
-    name = replace(run.name, suffix="cine") if task == "reconstruct" else run.name
-    return name.described(_DESCRIPTIONS[task]).ending(".nii.gz")
-
-
 def _restored(run: Run, series: Clip | KSpace, method: Method, prior: Prior, progress: Progress) -> Restored:
     common: dict[str, Any] = {
         "prior": prior,
@@ -290,7 +265,7 @@ def _images(work: _Work, restored: Restored) -> Iterator[tuple[BidsName, Clip, S
 
     One that was joined from magnitude and phase is written as these two.
     """
-    run, clip, told = work.run, restored.clip, _DESCRIPTIONS[work.task]
+    run, clip, told = work.run, restored.clip, DESCRIPTIONS[work.task]
     # Only what `denoise_bold` makes has maps, and it asks no prior.
     description = (
         f"{told} in what cannot be a haemodynamic response" if restored.maps else f"{told} with a learned prior"
@@ -303,8 +278,12 @@ def _images(work: _Work, restored: Restored) -> Iterator[tuple[BidsName, Clip, S
         about = {"Description": f"{description}: phase", "Units": "rad"}
         yield name, clip.with_data(clip.data.angle()), about, run.phase
     for suffix, extra in restored.maps.items():
-        name = replace(work.output, suffix=suffix.replace("_", ""))
-        yield name, extra, {"Description": f"{description}: {suffix.replace('_', ' ')}"}, run.file
+        yield (
+            map_name(work.output, suffix),
+            extra,
+            {"Description": f"{description}: {suffix.replace('_', ' ')}"},
+            run.file,
+        )
     if restored.std is not None:
-        name = replace(work.output, entities={**work.output.entities, "desc": f"{work.output.entities['desc']}std"})
+        name = std_name(work.output)
         yield name, restored.std, {"Description": f"{description}: std of the magnitude over the samples"}, run.file

@@ -14,15 +14,17 @@ import shutil
 import subprocess
 import time
 from base64 import b64decode
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-_PATIENCE = 60.0  # seconds for one answer
+_PATIENCE = 30.0  # seconds for one answer
 
 
 class Chromium:
-    """One browser; `with Chromium() as browser: page = browser.open(path)`."""
+    """One browser; `with Chromium(folder) as browser, browser.open(path) as tab: ...`."""
 
     def __init__(self, profile: Path) -> None:
         command_read, self._to = os.pipe()
@@ -58,17 +60,23 @@ class Chromium:
             self._process.kill()
             self._process.wait()
 
-    def open(self, path: Path, **looks: Any) -> Tab:
-        """A new tab with the page of a file, loaded. looks: see `Tab.look`, asked for before the page is there."""
+    @contextmanager
+    def open(self, path: Path, before: str = "", **looks: Any) -> Iterator[Tab]:
+        """A new tab with the page of a file, loaded. looks: see `Tab.look`, asked for before the page is there.
+
+        before: JavaScript that runs before anything of the page does.
+        """
         target = self.ask("Target.createTarget", url="about:blank")["targetId"]
         session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         tab = Tab(self, session)
         for domain in ("Page", "Runtime", "Log", "Network"):
             tab.ask(f"{domain}.enable")
         tab.look(**looks)
+        tab.ask("Page.addScriptToEvaluateOnNewDocument", source=before)
         tab.ask("Page.navigate", url=path.resolve().as_uri())
         tab.wait_for("document.readyState === 'complete' && location.protocol === 'file:'")
-        return tab
+        yield tab
+        self.ask("Target.closeTarget", targetId=target)
 
     def ask(self, method: str, session: str | None = None, **params: Any) -> dict[str, Any]:
         number = next(self._numbers)

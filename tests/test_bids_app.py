@@ -49,7 +49,7 @@ def test_the_flags_of_fmriprep_are_understood(study: Path, tmp_path: Path, capsy
         ("{study} {out} group", 0, "nothing to do"),
         ("{study} {out} cohort", 2, "cohort"),
         ("{study} {out}", 2, "LEVEL"),
-        ("{study} {out} participant --reports-only", 2, "reports-only"),
+        ("{study} {out} participant --reports-only", 4, "holds no restored series"),
         ("{study} {out} participant --steps 0", 2, "steps"),
         ("{out} {out} participant", 4, "no such folder"),
         ("{study} {out} participant --participant-label 99", 4, "sub-99"),

@@ -76,6 +76,8 @@ LEVELS = (
         "transforms",
     },
     {
+        "bids_method",
+        "bids_reports",
         "bids_run",
         "convert",
         "demo",

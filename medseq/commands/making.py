@@ -32,7 +32,7 @@ def demo(
         scores = run_demo(folder, record, device=device)
         record.save(folder / "run.json")
     print_scores(scores)
-    print(f"{output}: images (NIfTI), pictures (PNG, WebP) and run.json; {record.elapsed:.0f} s")
+    print(f"{output}: report.html, images (NIfTI), pictures (PNG, WebP) and run.json; {record.elapsed:.0f} s")
 
 
 @app.command(

@@ -25,14 +25,16 @@ from medseq.errors import UsageError
 from medseq.series_options import SeriesOptions
 
 if TYPE_CHECKING:
-    from medseq.bids_run import Method
+    from medseq.bids_method import Method
     from medseq.clip import Clip, KSpace
     from medseq.gathering import Restored
     from medseq.terminal import Progress
 
 
 @app.command(
-    help_epilogue=examples("reconstruct raw.h5 -o image.nii.gz", "reconstruct raw.h5 -o image.nii.gz --samples 8 --report")
+    help_epilogue=examples(
+        "reconstruct raw.h5 -o image.nii.gz", "reconstruct raw.h5 -o image.nii.gz --samples 8 --report"
+    )
 )
 def reconstruct(
     raw: Annotated[Path, Parameter(help="File of multi-coil Cartesian k-space.")],
@@ -80,7 +82,7 @@ def denoise(
 ) -> int:
     """Remove noise from an image series, or from every one of a BIDS dataset."""
     from medseq import restore
-    from medseq.bids_run import Method
+    from medseq.bids_method import Method
     from medseq.bold_task import restore_bold
     from medseq.io import is_bids
     from medseq.jobs import read_censored
@@ -128,7 +130,7 @@ def interpolate(
     if factor is not None and times is not None:
         raise UsageError("--factor and --times exclude each other; give one")
     from medseq import restore
-    from medseq.bids_run import Method
+    from medseq.bids_method import Method
     from medseq.bold_task import resample_bold
     from medseq.io import is_bids
     from medseq.jobs import read_times

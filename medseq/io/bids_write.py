@@ -28,8 +28,8 @@ from medseq.io.nifti_header import is_even
 BIDS_VERSION = "1.11.0"
 _GENERATOR = "medseq"
 _SOURCE = "raw"  # the name of the source dataset in BIDS URIs
-# Validators know no heart, and take reports for strays; `heart/` would match nothing in the implementation they use.
-_BIDSIGNORE = "**/heart\n**/figures\n**/*_doflost.*\n**/*_removed.*\n"
+# Validators know no heart, and take pages for strays; `heart/` would match nothing in the implementation they use.
+_BIDSIGNORE = "**/heart\n**/*_doflost.*\n**/*_removed.*\n*.html\n"
 _README = """\
 # Series restored by medseq
 
@@ -41,6 +41,7 @@ interpolated or reconstructed. The sidecar of each series names its sources, the
 - `sub-*/[ses-*/]heart/`: cardiac series, which BIDS has no name for; `.bidsignore` hides them from validators.
 - `*_doflost`: degrees of freedom to take off in a model of the denoised series, a map; `*_removed`: the standard
   deviation of what was taken away. `.bidsignore` hides them, too.
+- `sub-*.html`: every series of a subject to look at, before and after. Not for diagnosis.
 - `logs/`: how each series was made, to the versions of the libraries.
 """
 

@@ -15,7 +15,7 @@ import numpy as np
 from medseq.errors import UsageError
 
 # "grey" from black to white; "diverging" from blue over black, halfway from `low` to `high`, to orange, for
-# signed differences; "sequential" from black over red to bright yellow, for maps of what is never negative (std, |error|).
+# signed differences; "sequential" from black over red to bright yellow, for what is never negative (std, |error|).
 Colours = Literal["grey", "diverging", "sequential"]
 
 
@@ -50,7 +50,8 @@ class Players:
     panels: one at least, all of one Y and X. times: (T,) seconds, increasing. period: seconds of a cycle, after which
     it begins again, or None: after the last frame. aspect: height of a pixel over its width. edges: what lies at the
     left, right, top and bottom, such as ("R", "L", "A", "P"), or None where it is not known. still: the frame shown
-    first, and alone where scripts are off. Raises UsageError for panels and times that do not fit.
+    first, and alone where scripts are off. columns: panels side by side on a wide screen, None: as many as fit.
+    Raises UsageError for panels and times that do not fit.
     """
 
     title: str
@@ -60,6 +61,7 @@ class Players:
     aspect: float = 1.0
     edges: tuple[str, str, str, str] | None = None
     still: int = 0
+    columns: int | None = None
     note: str = ""
 
     def __post_init__(self) -> None:

@@ -29,7 +29,8 @@ _LIMITS = {
 }
 _USE = (
     "What can be a haemodynamic response (slow and wide) is left as it was; of the rest a share is taken away. A model "
-    "of responses has to give up the degrees of freedom lost (the map of that name), or its t values come out too large.",
+    "of responses has to give up the degrees of freedom lost (the map of that name): else its t values come out "
+    "too large.",
     "Not for what is fast or as small as a voxel: spikes, single-voxel patterns and fast imaging of the pulse lose the "
     "share that is named here.",
 )
@@ -170,8 +171,8 @@ def _structure(removed: Tensor, series: Tensor, mask: Tensor) -> Table:
     ]
     rows.append(["Rank correlation of its std with the edges of the mean image", f"{edges:+.3f}", "0"])
     note = (
-        "What lies far from 0 is structure. Scanners that interpolate make neighbours of noise alike; below 0 stands for "
-        "noise whose smooth part was left in the series. Motion and pulsation know the edges of the image, noise does not."
+        "What lies far from 0 is structure. Scanners that interpolate make neighbours of noise alike; below 0 stands "
+        "for noise whose smooth part was left in the series. Motion and pulsation know the edges, noise does not."
     )
     return Table("The structure of what was removed", ["", "removed", "white noise"], rows, note)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from base64 import b64encode
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,7 @@ _QUALITIES = (90, 75, 60)
 _STILL_QUALITY = 92
 # Browsers hold a decoded sheet at 4 bytes a pixel, and a page has several.
 _MOST_PIXELS = 12_000_000
+_SAMPLE = 6  # frames that tell how many bytes all of them will take
 _PROFILE_WIDTH = 360
 _LEVELS = 256
 
@@ -58,17 +60,33 @@ def reels(players: Players, limit: float) -> Reels:
     Lossy for the eye; pixels are made square.
     """
     size = _size(players)
-    count, pixels = len(players.times), size[0] * size[1]
-    step = max(1, math.ceil(count * pixels / _MOST_PIXELS))
+    for frames, quality in _ever_smaller(len(players.times), size):
+        few = frames[:: max(1, len(frames) // _SAMPLE)]
+        if len(frames) > 1 and _bytes(_encoded_panels(players, few, size, quality)) * len(frames) > limit * len(few):
+            continue
+        made = _encoded_panels(players, frames, size, quality)
+        if len(frames) == 1 or _bytes(made) <= limit:
+            break
+    return Reels(made, frames, size)
+
+
+def _ever_smaller(count: int, size: tuple[int, int]) -> Iterator[tuple[np.ndarray, int]]:
+    """Which frames to keep and at what quality, down to one frame."""
+    step = max(1, math.ceil(count * size[0] * size[1] / _MOST_PIXELS))
     while True:
         frames = np.arange(0, count, step)
-        for quality in _QUALITIES:
-            made = [_reel(panel, players.still, frames, size, quality) for panel in players.panels]
-            if sum(len(reel.still) + len(reel.sheet or "") for reel in made) <= limit:
-                return Reels(made, frames, size)
+        yield from ((frames, quality) for quality in _QUALITIES)
         if len(frames) == 1:
-            return Reels(made, frames, size)
+            return
         step *= 2
+
+
+def _encoded_panels(players: Players, frames: np.ndarray, size: tuple[int, int], quality: int) -> list[Reel]:
+    return [_reel(panel, players.still, frames, size, quality) for panel in players.panels]
+
+
+def _bytes(made: list[Reel]) -> int:
+    return sum(len(reel.still) + len(reel.sheet or "") for reel in made)
 
 
 def pixel_count(players: Players) -> int:
@@ -167,7 +185,7 @@ def _still(image: Image.Image, panel: Panel) -> str:
 
 
 def _webp(image: Image.Image, quality: int) -> str:
-    return _data_uri(_encoded(image, "WEBP", quality=quality, method=4), "image/webp")
+    return _data_uri(_encoded(image, "WEBP", quality=quality, method=2), "image/webp")
 
 
 def _encoded(image: Image.Image, kind: str, **options: int) -> bytes:

@@ -7,7 +7,6 @@ its one style sheet and its one script stand by their hashes. It can be read wit
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 import re
 from base64 import b64encode
@@ -20,11 +19,19 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from medseq.io.files import atomic_write
-from medseq.report.blocks import Block, Colours, Page, Panel, Picture, Players, Profiles, Section, Table, Text
+from medseq.report.blocks import Block, Page, Panel, Picture, Players, Profiles, Section, Table, Text
 from medseq.report.images import Reel, Reels, colour_bar, embedded, marked, pixel_count, profile, reels
 
 __all__ = [
-    *("Block", "Colours", "Page", "Panel", "Picture", "Players", "Profiles", "Section", "Table", "Text"),
+    "Block",
+    "Page",
+    "Panel",
+    "Picture",
+    "Players",
+    "Profiles",
+    "Section",
+    "Table",
+    "Text",
     "write_page",
 ]
 
@@ -34,7 +41,8 @@ _SPARE = 100_000
 _SPEEDS = ((0.25, "¼ ×"), (0.5, "½ ×"), (1, "1 × (real time)"), (2, "2 ×"), (4, "4 ×"), (8, "8 ×"), (16, "16 ×"))
 # Slower than this is played faster than real time at first: few people watch a series of fMRI for minutes.
 _SLOWEST = 5.0  # frames a second
-_NUMBER = re.compile(r"[-+−±]?\d[\d.,]*(\s?[%×]|\s?\S{1,3}|\s[±–-]\s[\d.]+\s?\S{0,3})?$|[-–—]?$")
+# With a unit of a few letters, if any; a dash stands for no number.
+_NUMBER = re.compile(r"[-+−±<>]?\d([^A-Za-z]|e[-+])*[A-Za-z]{0,3}$|[-–—]?$")
 
 
 @dataclass(frozen=True)
@@ -128,10 +136,11 @@ def _view(block: Players, made: Reels) -> _View:
 
 
 def _alike(panels: Sequence[Panel]) -> tuple[int, int]:
-    """The first two panels of one scale, else the first two."""
+    """The last two panels of the first scale that several share (often a baseline and the result), else the first."""
     scales = [(panel.colours, panel.low, panel.high) for panel in panels]
-    pairs = itertools.combinations(range(len(panels)), 2)
-    return next((pair for pair in pairs if scales[pair[0]] == scales[pair[1]]), (0, 1))
+    shared = next((scale for scale in scales if scales.count(scale) > 1), None)
+    one, other = [place for place, scale in enumerate(scales) if scale == shared][-2:] or (0, 1)
+    return one, other
 
 
 def _fixed(blocks: Sequence[Block]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 
 from medseq.report.blocks import Picture
 
-# Of lines, in this order: told apart by most colour-blind people, and on black as well as on white (Okabe and Ito 2008).
+# Of lines, in this order: told apart by colour-blind people too, on black as on white (Okabe and Ito 2008).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 _WIDTH, _HEIGHT = 7.2, 3.2  # inches
 # Ink, soft ink and lines, as in page.css.
@@ -39,7 +40,7 @@ def small_plots(
 
 def _drawn(draws: Sequence[Callable[[Axes], None]], columns: int, height: float, inks: tuple[str, str, str]) -> bytes:
     ink, soft, line = inks
-    style = {
+    style: dict[Any, Any] = {
         "font.size": 10,
         "text.color": ink,
         "axes.labelcolor": soft,

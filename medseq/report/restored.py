@@ -28,7 +28,8 @@ _LEADS = {
     "interpolate": f"Frames filled in with a learned video prior. {_GREY}",
     "denoise bold": "Noise reduced in what cannot be a haemodynamic response; no learned prior took part. "
     "Blue is below zero, orange above.",
-    "interpolate bold": f"Resampled in time, band-limited, with the slices' own times; no learned prior took part. {_GREY}",
+    "interpolate bold": "Resampled in time, band-limited, the slices' own times taken into account; no learned prior "
+    f"took part. {_GREY}",
 }
 
 
@@ -64,4 +65,3 @@ def attempt_report(path: Path, title: str, record: RunRecord, make: Callable[[],
             write_report(path, title, make(), record.content())
     except Exception as error:
         warnings.warn(f"{path.name}: no report was written ({terminal.explained(error)})", MedseqWarning, stacklevel=2)
-

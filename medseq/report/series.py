@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from medseq.acquisition import slice_of, whitened
@@ -141,7 +142,9 @@ def _all_slices(stage: Stage, before: Clip, after: Clip, removed: Tensor | None)
         return []
     means = [stage.stills(clip.data.abs().mean(2, keepdim=True)) for clip in (before, after)]
     high = white(means[1])
-    panels = [unsigned(f"{title}, mean", mean, high, "grey") for title, mean in zip(("Before", "After"), means)]
+    panels = [
+        unsigned(f"{title}, mean", mean, high, "grey") for title, mean in zip(("Before", "After"), means, strict=True)
+    ]
     if removed is not None:
         std = stage.stills(removed.std(2, keepdim=True))
         panels.append(unsigned("Removed, std in time", std, white(std)))
@@ -152,13 +155,16 @@ def _behaviour(*versions: tuple[str, Clip], noise: list[float] | None = None) ->
     """Temporal SNR and motion of versions of a series, medians over slices. noise: of the first of two, estimated."""
     clips = [clip for _, clip in versions]
     magnitudes = [clip.data.abs() for clip in clips]
-    moving = [temporal_statistics(series, clip.period is not None) for series, clip in zip(magnitudes, clips)]
+    moving = [temporal_statistics(clip.data.abs(), clip.period is not None) for clip in clips]
     mask = tissue_mask(magnitudes[-1])
     rows = [
         ["Temporal SNR, median over tissue", *(figure(float(tsnr(series)[mask].median())) for series in magnitudes)],
         ["Flicker (0 none, 1 white noise)", *(_median(each.flicker) for each in moving)],
         ["Correlation of a frame with the next", *(_median(each.correlation) for each in moving)],
-        ["Motion above half of the Nyquist frequency", *(f"{100 * float(each.fast.median()):.1f} %" for each in moving)],
+        [
+            "Motion above half of the Nyquist frequency",
+            *(f"{100 * float(each.fast.median()):.1f} %" for each in moving),
+        ],
     ]
     if noise:
         left = float(estimate_noise_image(magnitudes[-1]).median())
@@ -179,7 +185,11 @@ def _removed(removed: Tensor, before: Clip) -> Table:
     rows = [
         ["Correlation of neighbours in a row", f"{across:+.3f}", "0"],
         ["Correlation of neighbours in a column", f"{down:+.3f}", "0"],
-        ["Rank correlation of its std with the edges of the image", f"{edge_correlation(removed, mean, mask):+.3f}", "0"],
+        [
+            "Rank correlation of its std with the edges of the image",
+            f"{edge_correlation(removed, mean, mask):+.3f}",
+            "0",
+        ],
     ]
     note = (
         "Over the tissue. What lies far from 0 is structure: anatomy or motion that was taken for noise, or noise that "
@@ -224,8 +234,8 @@ def _measured(kspace: KSpace, sigma: float, fit: list[float]) -> Table:
     if fit:
         rows.append(["Misfit to the measured k-space, over the noise", f"{float(np.median(fit)):.2f}"])
         note = (
-            "A misfit of 1 explains the data to within their noise; well above it something measured was left out, well "
-            "below it noise was fitted."
+            "A misfit of 1 explains the data to within their noise; well above it something measured was left out, "
+            "well below it noise was fitted."
         )
     return Table("What was measured", ["", "value"], rows, note)
 
@@ -237,7 +247,7 @@ def _sampling(kspace: KSpace, b: int) -> Picture:
     def draw(axes: Axes) -> None:
         axes.imshow(lines, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
         axes.grid(False)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("frame")
         axes.set_ylabel("phase-encoding line")
 

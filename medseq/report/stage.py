@@ -62,7 +62,9 @@ class Stage:
         count = data.shape[0]
         return np.unique(np.linspace(0, count - 1, min(count, _MOST_SLICES)).round().astype(int))
 
-    def players(self, title: str, panels: list[Panel], note: str = "", still: int = 0) -> Players:
+    def players(
+        self, title: str, panels: list[Panel], note: str = "", still: int = 0, columns: int | None = None
+    ) -> Players:
         """Panels of this slice over time."""
         clip = self.like
         about = [f"Slice {self.slice + 1} of {clip.data.shape[0]}."] if clip.data.shape[0] > 1 else []
@@ -75,6 +77,7 @@ class Stage:
             aspect=self.view.aspect,
             edges=self.view.edges,
             still=still,
+            columns=columns,
             note=" ".join(filter(None, about)),
         )
 
@@ -82,7 +85,8 @@ class Stage:
         """Panels made of `stills`."""
         count, shown = self.like.data.shape[0], len(self.slices(self.like.data))
         about = f"{shown} of {count} slices, evenly spaced. " if shown < count else ""
-        return Players(title, panels, np.zeros(1), aspect=self.view.aspect, note=about + note)
+        columns = 2 if len(panels) in (2, 4) else None
+        return Players(title, panels, np.zeros(1), aspect=self.view.aspect, columns=columns, note=about + note)
 
     def profiles(self, title: str, panels: list[Panel], note: str = "") -> Profiles:
         """Through the column in which most moves, in what moves of the last panel in grey (a heart, not the chest)."""
@@ -98,7 +102,9 @@ def _mosaic(images: np.ndarray) -> np.ndarray:
     """(N, Y, X) -> (rows Y, columns X), about as high as wide, in reading order, a black border around each."""
     images = np.pad(images, ((0, 0), (1, 1), (1, 1)))
     count, height, width = images.shape
-    columns = math.ceil(math.sqrt(count * height / width))
+    usual = math.ceil(math.sqrt(count * height / width))
+    near = range(max(1, usual - 1), usual + 2)
+    columns = min(near, key=lambda number: (-count % number, abs(number - usual)))  # the fewest places left empty
     rows = math.ceil(count / columns)
     images = np.concatenate([images, np.zeros((rows * columns - count, height, width), images.dtype)])
     return images.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)

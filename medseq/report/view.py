@@ -52,11 +52,12 @@ def view_of(affine: np.ndarray) -> View:
         right, below = _directions(x, y, *choice)
         return float(right @ to_right + below @ down)
 
-    best = max(itertools.product((False, True), repeat=3), key=nearness)
-    right, below = _directions(x, y, *best)
-    width, height = sizes[::-1] if best[0] else sizes
+    either = (False, True)
+    transposed, rows_reversed, columns_reversed = max(itertools.product(either, either, either), key=nearness)
+    right, below = _directions(x, y, transposed, rows_reversed, columns_reversed)
+    width, height = sizes[::-1] if transposed else sizes
     edges = (_name(-right), _name(right), _name(-below), _name(below))
-    return View(*best, float(height / width), edges)
+    return View(transposed, rows_reversed, columns_reversed, float(height / width), edges)
 
 
 def _directions(
