@@ -13,10 +13,10 @@ from torch import Tensor
 
 from medseq import terminal
 from medseq.activation import Stimuli
+from medseq.bold_evaluation import evaluate_bold
 from medseq.clip import Clip
 from medseq.errors import InputError, UsageError
 from medseq.evaluate import REFERENCE, Curve, Evaluation, Figure, evaluate_series
-from medseq.bold_evaluation import evaluate_bold
 from medseq.evaluate_options import EvaluateOptions
 from medseq.io import is_nifti, load_clip
 from medseq.io.events import load_events

@@ -10,10 +10,10 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from medseq.activation import Stimuli, inject
+from medseq.bold_evaluation import evaluate_bold
 from medseq.clip import Clip
 from medseq.errors import InputError, UsageError
 from medseq.evaluate import Evaluation
-from medseq.bold_evaluation import evaluate_bold
 from medseq.io.events import load_events
 from medseq.phantoms.fluctuations import response_course
 

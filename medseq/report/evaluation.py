@@ -98,8 +98,8 @@ def _comparisons(summary: Summary) -> Iterator[Table]:
     """A table for each region and each pair of methods."""
     by_pair: dict[tuple[str, str], list[list[str]]] = {}
     for compared in summary.comparisons:
-        pair = (compared.quantity.region, f"{compared.method} - {compared.against}")
-        by_pair.setdefault(pair, []).append(
+        place = (compared.quantity.region, f"{compared.method} - {compared.against}")
+        by_pair.setdefault(place, []).append(
             [
                 _named(compared.quantity),
                 f"{compared.found.count}",
