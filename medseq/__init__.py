@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what type checkers and editors read; a test keeps it equal to the table below
     from medseq.bold import denoise_bold
+    from medseq.bold_evaluation import evaluate_bold
     from medseq.clip import Clip, KSpace
     from medseq.coils import estimate_maps
     from medseq.errors import InputError, MedseqError, MedseqWarning, ResourceError, UsageError
+    from medseq.evaluate import evaluate_series
     from medseq.filling import fill_missing
     from medseq.gathering import Restored
     from medseq.generation import generate
     from medseq.io import load_clip, load_kspace, save_clip, save_kspace
     from medseq.io.weights import load_prior
     from medseq.measurement import Measurement
-    from medseq.metrics import nrmse, psnr, ssim, temporal_spectrum_error, tsnr
+    from medseq.metrics import edge_sharpness, hfen, nrmse, profile_error, psnr, ssim, temporal_spectrum_error, tsnr
     from medseq.network import VideoUNet
     from medseq.noise import unit_noise
     from medseq.operators import Coils, Fourier, Identity, LinearOp, Mask
@@ -28,6 +30,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; a test keeps it equal 
     from medseq.prior import Prior, Windowed
     from medseq.restore import denoise, interpolate, reconstruct
     from medseq.solve import cg
+    from medseq.summary import summarise
     from medseq.temporal import temporal_statistics
     from medseq.volumes import fill_volumes, insert_dropped, resample
 
@@ -35,16 +38,27 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "medseq.bold": ("denoise_bold",),
+    "medseq.bold_evaluation": ("evaluate_bold",),
     "medseq.clip": ("Clip", "KSpace"),
     "medseq.coils": ("estimate_maps",),
     "medseq.errors": ("InputError", "MedseqError", "MedseqWarning", "ResourceError", "UsageError"),
+    "medseq.evaluate": ("evaluate_series",),
     "medseq.filling": ("fill_missing",),
     "medseq.gathering": ("Restored",),
     "medseq.generation": ("generate",),
     "medseq.io": ("load_clip", "load_kspace", "save_clip", "save_kspace"),
     "medseq.io.weights": ("load_prior",),
     "medseq.measurement": ("Measurement",),
-    "medseq.metrics": ("nrmse", "psnr", "ssim", "temporal_spectrum_error", "tsnr"),
+    "medseq.metrics": (
+        "edge_sharpness",
+        "hfen",
+        "nrmse",
+        "profile_error",
+        "psnr",
+        "ssim",
+        "temporal_spectrum_error",
+        "tsnr",
+    ),
     "medseq.network": ("VideoUNet",),
     "medseq.noise": ("unit_noise",),
     "medseq.operators": ("Coils", "Fourier", "Identity", "LinearOp", "Mask"),
@@ -52,6 +66,7 @@ _NAMES = {
     "medseq.prior": ("Prior", "Windowed"),
     "medseq.restore": ("denoise", "interpolate", "reconstruct"),
     "medseq.solve": ("cg",),
+    "medseq.summary": ("summarise",),
     "medseq.temporal": ("temporal_statistics",),
     "medseq.volumes": ("fill_volumes", "insert_dropped", "resample"),
 }

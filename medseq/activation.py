@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,6 +37,14 @@ class Glm:
     t: Tensor
     dof: Tensor
     residual: Tensor
+
+
+@dataclass(frozen=True)
+class Stimuli:
+    """Of one condition: onsets (N,) in seconds from the first frame on, and how long each lasts, (N,) seconds."""
+
+    onsets: Tensor
+    durations: Tensor
 
 
 def drift_cosines(frames: int, interval: float, cutoff: float = DRIFT) -> Tensor:
@@ -89,6 +98,23 @@ def glm(series: Tensor, design: Tensor, contrast: Tensor | None = None, *, dof_l
     )
 
 
+def active(fitted: Glm, p: float = 0.001) -> Tensor:
+    """Where |t| is larger than by chance with probability `p`, two-sided, not corrected for the number of voxels: bool
+    (B, 1, 1, Y, X). Voxels without a degree of freedom left are not."""
+    return (fitted.t.abs() > _critical(fitted.dof, p)) & (fitted.dof >= 1)
+
+
+def brain_mask(series: Tensor) -> Tensor:
+    """(B, 1, 1, Y, X): the largest connected part of the mean image above Otsu's threshold."""
+    from skimage.filters import threshold_otsu
+    from skimage.measure import label
+
+    mean = series.abs().mean(2)[:, 0].cpu().numpy()
+    parts = label(mean > threshold_otsu(mean))
+    largest = 1 + np.bincount(parts.ravel())[1:].argmax()
+    return torch.from_numpy(parts == largest)[:, None, None].to(series.device)
+
+
 def false_positive_rate(
     series: Tensor,
     designs: Iterable[Tensor],
@@ -102,12 +128,8 @@ def false_positive_rate(
     designs: (T, P) each, whose first column is the task (`design_matrix`). Nominally `p`; more where the errors are
     not white (Eklund 2012). dof_lost: as in `glm`. Raises UsageError as `glm` does, and for no designs.
     """
-    from scipy.special import stdtrit
-
-    rates = []
-    for t, dof in _null_fits(series, designs, mask, dof_lost):
-        critical = torch.from_numpy(stdtrit(dof.clamp(min=1).cpu().numpy(), 1 - p / 2)).to(t.device)
-        rates.append((t.abs() > critical).double().mean())
+    fits = _null_fits(series, designs, mask, dof_lost)
+    rates = [(t.abs() > _critical(dof, p)).double().mean() for t, dof in fits]
     return float(torch.stack(rates).mean())
 
 
@@ -206,6 +228,13 @@ def _fit(
     error = estimator.norm() * (residual.square().sum(0) / dof.clamp(min=1)).sqrt()
     told = (dof >= 1) & (error > 0)
     return beta, torch.where(told, beta / torch.where(told, error, 1), 0), dof, residual
+
+
+def _critical(dof: Tensor, p: float) -> Tensor:
+    """The |t| that chance exceeds with probability `p`, two-sided."""
+    from scipy.special import stdtrit
+
+    return torch.from_numpy(stdtrit(dof.clamp(min=1).cpu().numpy(), 1 - p / 2)).to(dof.device)
 
 
 def _null_fits(

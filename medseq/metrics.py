@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from medseq.errors import UsageError
@@ -17,6 +18,9 @@ from medseq.errors import UsageError
 # Wang 2004: Gaussian window of 1.5 voxels, cut at 3.5 std, which makes it 11 wide.
 _SSIM_STD = 1.5
 _SSIM_WINDOW = 11
+# Ravishankar & Bresler 2011: Laplacian of a Gaussian of 1.5 voxels, 15 wide.
+_HFEN_STD = 1.5
+_HFEN_WINDOW = 15
 
 
 def nrmse(result: Tensor, reference: Tensor, region: Tensor | None = None) -> float:
@@ -69,6 +73,35 @@ def ssim(result: Tensor, reference: Tensor, region: Tensor | None = None) -> flo
     return float(_inside(similarity, region.cpu()).mean())
 
 
+def hfen(result: Tensor, reference: Tensor, region: Tensor | None = None) -> float:
+    """High-frequency error norm: `nrmse` after the Laplacian of a Gaussian in every frame, magnitudes of both.
+
+    The filter is 15 x 15 of std 1.5 voxels and sums to 0 (Ravishankar & Bresler 2011); frames are mirrored at their
+    edges. Over a region, the filtered voxels there. Noise counts as much as lost detail does. Raises UsageError also
+    for frames smaller than the filter, and for a reference without any edge.
+    """
+    _check(result, reference)
+    if min(reference.shape[-2:]) < _HFEN_WINDOW:
+        raise UsageError(f"HFEN needs frames of at least 15 x 15 voxels, got {tuple(reference.shape[-2:])}")
+    edges = _edges(reference)
+    # The filter of a flat image leaves rounding errors behind, not edges.
+    if not bool(edges.abs().max() > 1e-12 * reference.abs().max()):
+        raise UsageError("the reference has no edges to compare with")
+    return nrmse(_edges(result), edges, region)
+
+
+def _edges(series: Tensor) -> Tensor:
+    """Laplacian of Gaussian of every frame's magnitude, float64."""
+    half = _HFEN_WINDOW // 2
+    axis = torch.arange(-half, half + 1, dtype=torch.float64, device=series.device)
+    squared = axis.square() + axis.square()[:, None]
+    gaussian = torch.exp(-squared / (2 * _HFEN_STD**2))
+    kernel = gaussian / gaussian.sum() * (squared - 2 * _HFEN_STD**2) / _HFEN_STD**4
+    kernel = kernel - kernel.mean()
+    frames = F.pad(series.abs().double().flatten(0, 2)[:, None], (half,) * 4, mode="reflect")
+    return F.conv2d(frames, kernel[None, None]).view(series.shape)
+
+
 def tsnr(series: Tensor) -> Tensor:
     """Temporal SNR of every voxel, mean over std in time: (B, 1, T, Y, X) -> (B, 1, 1, Y, X); 0 where nothing varies.
 
@@ -106,6 +139,58 @@ def temporal_spectrum_error(result: Tensor, reference: Tensor, region: Tensor | 
     return float((amplitudes[0] - amplitudes[1]).norm() / amplitudes[1].norm())
 
 
+def profile_error(result: Tensor, reference: Tensor, region: Tensor | None = None) -> float:
+    """Error of the motion seen in x-t profiles: 0 is perfect, a frozen series scores 1.
+
+    Each item has two profiles, its row and its column through the centre of mass of the region (of the image without
+    one), as magnitudes over time; each profile loses its own mean in time. The figure is `nrmse` of all of them: that
+    of a few lines, for the very picture that people look at. Raises UsageError when the reference stands still there.
+    """
+    _check(result, reference)
+    whole = torch.ones_like(reference[:, :, :1], dtype=torch.bool)
+    places = whole if region is None else fitted(region, reference).any(2, keepdim=True)
+    profiles: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for item, place in enumerate(places[:, 0, 0]):
+        if not bool(place.any()):
+            continue  # a slice that the region leaves out
+        row, column = place.nonzero().double().mean(0).round().long().tolist()
+        for series, found in zip((result, reference), profiles, strict=True):
+            frames = series[item, 0].abs().double()  # (T, Y, X)
+            lines = torch.cat([frames[:, row], frames[:, :, column]], dim=1)
+            found.append((lines - lines.mean(0)).flatten())
+    if not profiles[1]:
+        raise UsageError("the region is empty")
+    return nrmse(torch.cat(profiles[0]), torch.cat(profiles[1]))
+
+
+def edge_sharpness(result: Tensor, reference: Tensor, region: Tensor | None = None, share: float = 0.1) -> Tensor:
+    """How steep the reference's edges are in the result, frame by frame: (T,) float64; 1 is as steep, less is blurred.
+
+    With g the gradients in the slice (central differences of magnitudes), the sum of g_result . g_reference over that
+    of |g_reference|^2, over the `share` of the region's voxels where the reference is steepest in that frame. Linear in
+    the result, so that noise adds scatter but no sharpness; in the middle of an edge of Gaussian profile of std s, blur
+    of std b leaves s over sqrt(s^2 + b^2). The reference's own noise lowers the figure. Raises UsageError for a
+    reference without edges.
+    """
+    _check(result, reference)
+    kept = []
+    for frame in range(reference.shape[2]):
+        chosen = None if region is None else fitted(region, reference)[:, :, frame]
+        g, g_result = (_gradient(series[:, :, frame]) for series in (reference, result))
+        power = _inside(g.square().sum(0), chosen)
+        products = _inside((g_result * g).sum(0), chosen)
+        top = power.topk(max(1, round(share * len(power)))).indices
+        if not bool(power[top].any()):
+            raise UsageError("the reference has no edges where its sharpness is asked for")
+        kept.append(products[top].sum() / power[top].sum())
+    return torch.stack(kept)
+
+
+def _gradient(frame: Tensor) -> Tensor:
+    """Of the magnitude, along y and x: (B, 1, Y, X) -> (2, B, 1, Y, X) float64."""
+    return torch.stack(torch.gradient(frame.abs().double(), dim=(-2, -1)))
+
+
 def rank_correlation(one: Tensor, other: Tensor, region: Tensor | None = None) -> float:
     """Spearman's rank correlation of two real maps of one shape, tied values sharing their mean rank."""
     a, b = (_ranks(values) for values in _chosen(one, other, region))
@@ -130,6 +215,14 @@ def dynamic_region(reference: Tensor, threshold: float = 0.3, margin: float = 2.
     std = reference.abs().double().std(2, correction=0)[:, 0].cpu().numpy()
     region = np.stack([_moving(item, threshold, margin) for item in std])
     return torch.from_numpy(region)[:, None, None].to(reference.device)
+
+
+def fitted(region: Tensor, series: Tensor) -> Tensor:
+    """The region in the shape of the series, without a copy. Raises UsageError when it does not fit."""
+    try:
+        return region.expand(series.shape)
+    except RuntimeError:
+        raise UsageError(f"the region {tuple(region.shape)} does not fit {tuple(series.shape)}") from None
 
 
 def _moving(std: np.ndarray, threshold: float, margin: float) -> np.ndarray:
@@ -160,10 +253,7 @@ def _inside(series: Tensor, region: Tensor | None) -> Tensor:
     """The values in the region, flat."""
     if region is None:
         return series.flatten()
-    try:
-        chosen = series[region.expand(series.shape)]
-    except RuntimeError:
-        raise UsageError(f"the region {tuple(region.shape)} does not fit {tuple(series.shape)}") from None
+    chosen = series[fitted(region, series)]
     if not chosen.numel():
         raise UsageError("the region is empty")
     return chosen

@@ -165,13 +165,13 @@ class RunRecord:
         return {
             "medseq": __version__,
             "command": self.command,
-            "options": _plain(self.options),
+            "options": plain(self.options),
             "inputs": [
                 {"name": self._name(path), "sha256": digest}
                 for path, digest in zip(self._inputs, self._hashes, strict=True)
             ],
             "model": self.model,
-            "result": _plain(self.result),
+            "result": plain(self.result),
             "warnings": [self._without_folders(text) for text in self.warnings],
             "started": self._started.isoformat(timespec="seconds"),
             "seconds": {**self.seconds, "total": self.elapsed},
@@ -188,14 +188,14 @@ class RunRecord:
         return text
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """What JSON can hold; numbers that are not finite become null."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
+        return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, Path):
         return value.name
     if isinstance(value, float) and not math.isfinite(value):

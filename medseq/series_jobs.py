@@ -51,8 +51,8 @@ def restore_series(
     with staged(output.parent) as folder, collected_warnings(terminal.warn) as record.warnings:
         with record.timed("read"):
             record.add_input(source)
-            clip, dicom = _read(source, options)
-            by_bold = bold_work if bold_work and _is_bold(settings["kind"], source, dicom) else None
+            clip, dicom = read_series(source, options)
+            by_bold = bold_work if bold_work and is_bold(settings["kind"], source, dicom) else None
             if by_bold is None:
                 record.add_model(weights_path(settings["prior"]))
             elif settings.get("goal") == "fluctuations":
@@ -104,7 +104,7 @@ def _record(command: str, settings: Mapping[str, Any], options: SeriesOptions) -
     return RunRecord(command, named, anonymous=options.deidentify)
 
 
-def _read(source: Path, options: SeriesOptions) -> tuple[Clip, DicomSeries | None]:
+def read_series(source: Path, options: SeriesOptions) -> tuple[Clip, DicomSeries | None]:
     """The series and, when it is DICOM, where each of its frames came from."""
     if is_nifti(source):
         if options.number is not None:
@@ -116,7 +116,7 @@ def _read(source: Path, options: SeriesOptions) -> tuple[Clip, DicomSeries | Non
     return load_series(chosen, allow_missing=options.allow_missing_frames), chosen
 
 
-def _is_bold(kind: str, source: Path, dicom: DicomSeries | None) -> bool:
+def is_bold(kind: str, source: Path, dicom: DicomSeries | None) -> bool:
     """kind: "cine", "bold", or "auto", which asks the DICOM header or the BIDS suffix in a file's name."""
     if kind != "auto":
         return kind == "bold"

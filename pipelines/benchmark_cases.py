@@ -121,14 +121,20 @@ def heart_case(
     data: Path, subject: str, acceleration: float, seed: int, family: str = "variable density", exact: bool = False
 ) -> Case:
     """A simulated acquisition of a real heart: 8 real coil maps, noise of 1 % of the scale in each real channel."""
-    magnitude = human_cine(data) if subject == "human" else rat_cine(data)
-    truth = with_phase(magnitude)
-    size = (magnitude.shape[-2], magnitude.shape[-1])
-    keep = pattern(family, magnitude.shape[2], size, acceleration, seed)
-    maps = real_maps(data, size)
-    kspace = acquire(truth, coils=maps, noise=0.01, keep=keep, seed=seed)
+    truth = with_phase(human_cine(data) if subject == "human" else rat_cine(data))
+    kspace, maps = measured(data, truth, acceleration, seed, family)
     name = f"{subject}, {family}, R = {acceleration:g}, {'exact' if exact else 'estimated'} maps, seed {seed}"
     return Case(name, truth, replace(kspace, maps=maps) if exact else kspace, dynamic_region(truth.data))
+
+
+def measured(
+    data: Path, truth: Clip, acceleration: float, seed: int, family: str = "variable density"
+) -> tuple[KSpace, Tensor]:
+    """The k-space of a series by 8 real coils with noise of 1 % of the scale, and the maps of these coils."""
+    size = (truth.data.shape[-2], truth.data.shape[-1])
+    maps = real_maps(data, size)
+    keep = pattern(family, truth.frames, size, acceleration, seed)
+    return acquire(truth, coils=maps, noise=0.01, keep=keep, seed=seed), maps
 
 
 def still_case(data: Path, acceleration: float, seed: int) -> Case:

@@ -12,12 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from skimage.filters import threshold_otsu
-from skimage.measure import label
 from torch import Tensor
 
 from medseq import Clip, load_clip
-from medseq.activation import design_matrix, inject
+from medseq.activation import brain_mask, design_matrix, inject
 from medseq.phantoms.bold import Effects, bold_run
 from medseq.phantoms.fluctuations import response_course
 from medseq.simulate import scanner_affine
@@ -88,14 +86,6 @@ def simulated_case(size: tuple[int, int], slices: int, null_designs: int, seed: 
     clip = Clip(1000 * run.series[:, None], affine, 1.5 * np.arange(_SIMULATED_FRAMES))
     name = f"simulated {slices} x {size[0]} x {size[1]} x {_SIMULATED_FRAMES}, seed {seed}"
     return _case(name, clip, 1000 * run.clean[:, None], null_designs)
-
-
-def brain_mask(series: Tensor) -> Tensor:
-    """(B, 1, 1, Y, X): the largest connected part of the mean image above Otsu's threshold."""
-    mean = series.mean(2)[:, 0].numpy()
-    parts = label(mean > threshold_otsu(mean))
-    largest = 1 + np.bincount(parts.ravel())[1:].argmax()
-    return torch.from_numpy(parts == largest)[:, None, None]
 
 
 def random_blocks(frames: int, interval: float, g: torch.Generator) -> Tensor:

@@ -29,7 +29,18 @@ from medseq.io import load_clip, save_kspace
 from medseq.simulate import acquire_epi, simulate_bold_images
 
 RECIPE = "recipe: {width: [8], blocks: 1, steps: 3, window: 16, frames: [1, 2], frames_per_batch: 4}"
-COMMANDS = ("convert", "demo", "info", "reconstruct", "denoise", "interpolate", "generate", "simulate", "train")
+COMMANDS = (
+    "convert",
+    "demo",
+    "info",
+    "reconstruct",
+    "denoise",
+    "interpolate",
+    "generate",
+    "simulate",
+    "train",
+    "evaluate",
+)
 
 
 @pytest.mark.parametrize(
@@ -269,6 +280,8 @@ def test_help_has_examples(name, capsys):
 def test_the_examples_of_help_run(name, here, capsys, monkeypatch):
     (here / "folder").mkdir()
     (here / "folder" / "cine.nii.gz").symlink_to(here / "cine.nii.gz")
+    for copy in ("ours", "theirs", "around_lv"):
+        (here / f"{copy}.nii.gz").symlink_to(here / "cine.nii.gz")
     (here / "configs").mkdir()
     (here / "configs" / "train_tiny.yaml").write_text(RECIPE)
     monkeypatch.setattr("medseq.io.weights.SHIPPED", here)

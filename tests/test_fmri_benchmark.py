@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from medseq import Clip
+from medseq.activation import brain_mask
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "pipelines"))
 import fmri_benchmark  # noqa: E402  (a recipe, not part of the package)
-from fmri_benchmark_cases import Case, brain_mask, random_blocks, random_events, simulated_case  # noqa: E402
+from fmri_benchmark_cases import Case, random_blocks, random_events, simulated_case  # noqa: E402
 
 
 @pytest.fixture(scope="module")

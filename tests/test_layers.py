@@ -24,8 +24,10 @@ ROOT = Path(medseq.__file__).parent
 LEVELS = (
     {
         "activation",
+        "clinical",
         "clip",
         "errors",
+        "matching",
         "metrics",
         "network",
         "noise",
@@ -34,6 +36,7 @@ LEVELS = (
         "patterns",
         "smoothness",
         "solve",
+        "statistics",
         "temporal",
     },
     {"phantoms"},
@@ -60,8 +63,10 @@ LEVELS = (
         "archive",
         "bold_kspace",
         "bold_recipe",
+        "bold_evaluation",
         "bold_task",
         "config",
+        "evaluate",
         "filling",
         "gathering",
         "generation",
@@ -71,6 +76,7 @@ LEVELS = (
         "runtime",
         "simulate",
         "stills",
+        "summary",
         "survey",
         "train",
         "transforms",
@@ -81,6 +87,8 @@ LEVELS = (
         "bids_run",
         "convert",
         "demo",
+        "evaluate_jobs",
+        "evaluate_options",
         "jobs",
         "report",
         "series_jobs",
@@ -92,7 +100,7 @@ LEVELS = (
 NUMERICS = (LEVELS[0] | LEVELS[1] | LEVELS[2]) - {"io"}
 BARE = {"torch", "numpy"} | set(sys.stdlib_module_names)
 # scikit-image and the SciPy it stands on inside functions only, where they are the better tools.
-MAY_CALL_SKIMAGE = {"activation", "baselines", "metrics"}
+MAY_CALL_SKIMAGE = {"activation", "baselines", "clinical", "metrics", "statistics"}
 # Who must not know whom, beyond the levels.
 STRANGERS = {("io", "network"), ("io", "prior"), ("prior", "operators")}
 EXEMPT = {"medseq.io.weights"}

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
+from scipy.ndimage import convolve, gaussian_filter, gaussian_laplace
 from scipy.stats import spearmanr
 from torch import Tensor
 
 from medseq.errors import UsageError
 from medseq.metrics import (
     dynamic_region,
+    edge_sharpness,
+    hfen,
     nrmse,
+    profile_error,
     psnr,
     rank_correlation,
     ssim,
@@ -93,6 +98,90 @@ def test_ssim_normalises_no_frame() -> None:
     dimmed[:, :, 1] *= 0.5
     assert ssim(dimmed, reference) < 0.95
     assert ssim(7 * dimmed, 7 * reference) == pytest.approx(ssim(dimmed, reference))
+
+
+def laplacian_of_gaussian() -> np.ndarray:
+    """MATLAB's fspecial('log', 15, 1.5), which Ravishankar & Bresler name."""
+    y, x = np.mgrid[-7:8, -7:8]
+    gaussian = np.exp(-(x**2 + y**2) / (2 * 1.5**2))
+    kernel = gaussian / gaussian.sum() * (x**2 + y**2 - 2 * 1.5**2) / 1.5**4
+    return kernel - kernel.sum() / kernel.size
+
+
+def test_hfen_is_the_norm_of_filtered_errors_as_scipy_filters() -> None:
+    reference = series(2, 1, 2, 20, 24, dtype=torch.float64).abs()
+    result = series(2, 1, 2, 20, 24, dtype=torch.float64, seed=1).abs()
+    kernel = laplacian_of_gaussian()
+    a, b = (
+        np.stack([convolve(frame, kernel, mode="mirror") for frame in x.numpy().reshape(-1, 20, 24)])
+        for x in (result, reference)
+    )
+    assert hfen(result, reference) == pytest.approx(np.linalg.norm(a - b) / np.linalg.norm(b), rel=1e-6)
+    # The kernel is what it is called, too: scipy's continuous filter differs by where it is cut alone.
+    c = np.stack([gaussian_laplace(frame, 1.5, mode="mirror", truncate=6) for frame in reference.numpy()[0, 0]])
+    assert np.linalg.norm(b[:2] - c) < 0.02 * np.linalg.norm(c)
+
+
+def test_hfen_hears_of_edges_alone_and_only_of_those_in_the_region() -> None:
+    reference = 1 + series(1, 1, 2, 16, 20).abs()
+    assert hfen(reference + 0.5, reference) == pytest.approx(0, abs=1e-6)
+    assert hfen(0.75 * reference, reference) == pytest.approx(0.25, abs=1e-6)
+    spoiled = reference.clone()
+    spoiled[..., 15, :] = 9  # the filter reaches 7 rows
+    assert hfen(spoiled, reference, half()) == 0 < hfen(spoiled, reference)
+
+
+def test_the_profile_error_of_weakened_motion() -> None:
+    mean, motion = series(2, 1, 1, 16, 20).abs() + 9, series(2, 1, 6, 16, 20, seed=1)
+    motion = motion - motion.mean(2, keepdim=True)
+    reference = mean + motion
+    assert profile_error(mean.expand(reference.shape), reference) == pytest.approx(1, abs=1e-5)
+    assert profile_error(mean + 0.7 * motion, reference, half()) == pytest.approx(0.3, abs=1e-5)
+    assert profile_error(2 * mean + motion, reference) == pytest.approx(0, abs=1e-5)
+
+
+def test_profiles_go_through_the_centre_of_the_region() -> None:
+    reference = 9 + series(1, 1, 4, 16, 20)
+    region = torch.zeros(1, 1, 1, 16, 20, dtype=torch.bool)
+    region[..., 4:7, 10:15] = True  # centre: row 5, column 12
+    spoiled = reference.clone()
+    spoiled[..., 6, 13] += series(4, seed=2)
+    assert profile_error(spoiled, reference, region) == 0
+    spoiled[..., 5, 3] += series(4, seed=2)
+    a, b = (x[0, 0].double() - x[0, 0].double().mean(0) for x in (spoiled, reference))
+    power = b[:, 5].square().sum() + b[:, :, 12].square().sum()
+    expected = float(((a - b)[:, 5].square().sum() / power).sqrt())
+    assert profile_error(spoiled, reference, region) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("width", "blur"), [(4.0, 3.0), (3.0, 3.0)])
+def test_a_blurred_edge_loses_the_steepness_that_its_width_says(width: float, blur: float) -> None:
+    step = np.zeros((1, 1, 3, 32, 96))
+    step[..., 48:] = 1
+    reference, blurred = (
+        torch.from_numpy(gaussian_filter(step, (0, 0, 0, 0, s))) for s in (width, float(np.hypot(width, blur)))
+    )
+    found = edge_sharpness(blurred, reference, share=0.01)  # the steepest column alone
+    assert found.shape == (3,)
+    np.testing.assert_allclose(found, width / np.hypot(width, blur), rtol=0.02)
+
+
+def test_noise_does_not_pass_for_sharpness() -> None:
+    reference = torch.from_numpy(gaussian_filter(np.repeat([0.0, 1.0], 48), 2.0)).expand(1, 1, 4, 64, 96)
+    noisy = reference + 0.1 * series(1, 1, 4, 64, 96, dtype=torch.float64)
+    np.testing.assert_allclose(edge_sharpness(10 + noisy, 10 + reference), 1, atol=0.06)
+    np.testing.assert_allclose(edge_sharpness(10 + 0.4 * reference, 10 + reference), 0.4)
+
+
+def test_sharpness_is_told_of_every_frame_in_its_own_region() -> None:
+    reference = 9 + series(1, 1, 3, 16, 20, dtype=torch.float64)
+    softened = reference.clone()
+    softened[:, :, 1] = 9 + 0.5 * (reference[:, :, 1] - 9)
+    region = half().expand(1, 1, 3, 16, 20).clone()
+    np.testing.assert_allclose(edge_sharpness(softened, reference, region), [1, 0.5, 1])
+    spoiled = softened.clone()
+    spoiled[..., 9:, :] = 0  # beyond what the gradients of the region reach
+    np.testing.assert_allclose(edge_sharpness(spoiled, reference, region), [1, 0.5, 1])
 
 
 def test_tsnr_of_noise_around_a_mean() -> None:
@@ -176,6 +265,12 @@ STILL = torch.ones(1, 1, 4, 16, 20)
         lambda: nrmse(series(), series(), torch.ones(1, 1, 1, 9, 9, dtype=torch.bool)),
         lambda: nrmse(series(), torch.zeros(2, 1, 4, 16, 20)),
         lambda: ssim(series(1, 1, 2, 8, 8), series(1, 1, 2, 8, 8)),
+        lambda: hfen(series(1, 1, 2, 14, 20), series(1, 1, 2, 14, 20)),
+        lambda: hfen(series(1, 1, 2, 16, 20), torch.ones(1, 1, 2, 16, 20)),
+        lambda: profile_error(series(1, 1, 4, 16, 20), STILL),
+        lambda: profile_error(series(1, 1, 4, 16, 20), series(1, 1, 4, 16, 20), half()[..., :9, :]),
+        lambda: profile_error(series(), series(), torch.zeros(1, 1, 1, 16, 20, dtype=torch.bool)),
+        lambda: edge_sharpness(series(1, 1, 4, 16, 20), STILL),
         lambda: tsnr(series(1, 1, 2, 8, 8)),
         lambda: temporal_spectrum_error(series(1, 1, 4, 16, 20), STILL),
         lambda: rank_correlation(STILL, series(1, 1, 4, 16, 20)),

@@ -41,11 +41,12 @@ def haemodynamic_response(seconds: Tensor) -> Tensor:
 
 
 def response_course(
-    starts: Tensor, length: float, seconds: Tensor, delay: float = 0.0, dispersion: float = 1.0
+    starts: Tensor, length: float | Tensor, seconds: Tensor, delay: float = 0.0, dispersion: float = 1.0
 ) -> Tensor:
     """The response, height 1, to stimuli of `length` s from each of `starts` (N,) s on, at `seconds` of any shape >= 0.
 
-    delay: seconds later than the canonical response. dispersion: how much longer it takes.
+    length: of all, or (N,) of each. delay: seconds later than the canonical response. dispersion: how much longer it
+    takes.
     """
     count = math.ceil(float(seconds.max()) / _FINE) + 1
     fine = torch.arange(count) * _FINE

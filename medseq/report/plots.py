@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from matplotlib import rc_context
@@ -21,11 +21,24 @@ _LIGHT, _DARK = ("#1b2025", "#5b646d", "#dfe2e4"), ("#e7eaec", "#9ba5ae", "#2b31
 
 def plot(title: str, alt: str, draw: Callable[[Axes], None], *, note: str = "", height: float = _HEIGHT) -> Picture:
     """What `draw` puts into axes, as SVG without a background. alt: what it shows, in words. height: in inches."""
-    light, dark = (_drawn(draw, height, inks) for inks in (_LIGHT, _DARK))
+    return small_plots(title, alt, [draw], note=note, height=height, columns=1)
+
+
+def small_plots(
+    title: str,
+    alt: str,
+    draws: Sequence[Callable[[Axes], None]],
+    *,
+    note: str = "",
+    height: float = _HEIGHT,
+    columns: int = 3,
+) -> Picture:
+    """What each of `draws` puts into axes of its own, in reading order; other arguments are those of `plot`."""
+    light, dark = (_drawn(draws, columns, height, inks) for inks in (_LIGHT, _DARK))
     return Picture(title, light, alt, dark, note)
 
 
-def _drawn(draw: Callable[[Axes], None], height: float, inks: tuple[str, str, str]) -> bytes:
+def _drawn(draws: Sequence[Callable[[Axes], None]], columns: int, height: float, inks: tuple[str, str, str]) -> bytes:
     ink, soft, line = inks
     style: dict[Any, Any] = {
         "font.size": 10,
@@ -46,9 +59,11 @@ def _drawn(draw: Callable[[Axes], None], height: float, inks: tuple[str, str, st
     }
     with rc_context(style):
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-        axes = figure.add_subplot()
-        axes.set_prop_cycle(color=COLOURS)
-        draw(axes)
+        rows = -(-len(draws) // columns)
+        for place, draw in enumerate(draws, start=1):
+            axes = figure.add_subplot(rows, columns, place)
+            axes.set_prop_cycle(color=COLOURS)
+            draw(axes)
         stream = io.BytesIO()
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return stream.getvalue()
