@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medseq.bold import Report, denoise_bold
+from medseq.bold import Report, denoise_bold, tissue_mask
 from medseq.bold_split import FluctuationPrior
 from medseq.clip import Clip
 from medseq.errors import MedseqWarning, UsageError
@@ -27,6 +27,8 @@ from medseq.volumes import fill_volumes, insert_dropped, resample
 _UNLIKE_NOISE = 2.0
 # Of the amplitude: less is worth a warning.
 _KEPT = 0.9
+# Below this SNR a magnitude's noise is Rician: small changes come out 2 % too small and more (Gudbjartsson 1995).
+_GAUSSIAN_SNR = 5.0
 
 Goal = Literal["activation", "fluctuations"]
 
@@ -52,8 +54,9 @@ def restore_bold(
     be cut out are put back for the time being only.
     sigma: noise std of each real channel, a number or (B, 1, 1, Y, X), None to map it. maps: `dof_lost`, degrees of
     freedom to take off in a model (see `medseq.activation.glm`); `removed`, std of what was taken away, in input units.
-    Warns with MedseqWarning where what is removed is far from being noise, or a response would lose much. Raises
-    UsageError for several samples, as the method is deterministic, and else as `denoise_bold` and `load_bold_prior`.
+    Warns with MedseqWarning where what is removed is far from being noise, a response would lose much, or a magnitude has
+    too little SNR. Raises UsageError for several samples, as the method is deterministic, and else as `denoise_bold` and
+    `load_bold_prior`.
     """
     if samples > 1:
         raise UsageError("BOLD denoising is deterministic: there are no samples to draw; leave --samples out")
@@ -69,7 +72,7 @@ def restore_bold(
     else:
         ready = _ready(prior, device, precision)
         done = denoise_bold(complete, sigma=noise, filled=lacking, prior=ready, bias=None, growth=None)
-    _warn(done.report)
+    _warn(done.report, complete)
     removed = done.removed.abs().square().mean(2, keepdim=True).sqrt()
     maps = {"dof_lost": _map(done.dof_lost.float(), clip), "removed": _map(removed, clip)}
     result = replace(done.clip, data=done.clip.data[:, :, there], times=clip.times)
@@ -84,7 +87,14 @@ def _ready(prior: str | Path | None, device: str, precision: str) -> Fluctuation
     return lambda x, sigma: loaded(x.to(where), sigma).cpu()
 
 
-def _warn(report: Report) -> None:
+def _warn(report: Report, series: Clip) -> None:
+    snr = float(series.data.abs().mean(2, keepdim=True)[tissue_mask(series.data)].median()) / report.noise
+    if snr < _GAUSSIAN_SNR and not series.is_complex:
+        warnings.warn(
+            f"the tissue has an SNR of {snr:.1f}: magnitudes show small changes too small there; give the phase, too",
+            MedseqWarning,
+            stacklevel=3,
+        )
     if report.noise_share < 1 / _UNLIKE_NOISE:
         warnings.warn(
             f"only {100 * report.noise_share:.0f} % of what is not taken for signal is noise: the head moved, or the "

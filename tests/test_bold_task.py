@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -149,3 +150,16 @@ def test_a_prior_of_images_is_no_prior_of_fluctuations(here: Path, capsys: pytes
     assert command("denoise series.nii.gz -o out.nii.gz --kind bold --goal fluctuations --prior heart-3") == 4
     assert "not of BOLD fluctuations" in capsys.readouterr().err
     assert not (here / "out.nii.gz").exists()
+
+
+@pytest.mark.parametrize(("level", "told"), [(0.3, True), (0.1, False)])
+def test_magnitudes_of_little_snr_are_told(run: Clip, level: float, told: bool):
+    """At 3 times the noise magnitudes show changes too small; with their phase they do not."""
+    g = torch.Generator().manual_seed(0)
+    bright = float(run.data.mean(2)[run.data.mean(2) > 0.5 * run.data.mean(2).max()].median())
+    noisy = run.data + level * bright * np.sqrt(2) * torch.randn(run.data.shape, dtype=torch.complex64, generator=g)
+    for data, expected in ((noisy.abs(), told), (noisy, False)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            restore_bold(run.with_data(data))
+        assert any("SNR" in str(one.message) for one in caught) == expected
