@@ -54,9 +54,9 @@ def restore_bold(
     be cut out are put back for the time being only.
     sigma: noise std of each real channel, a number or (B, 1, 1, Y, X), None to map it. maps: `dof_lost`, degrees of
     freedom to take off in a model (see `medseq.activation.glm`); `removed`, std of what was taken away, in input units.
-    Warns with MedseqWarning where what is removed is far from being noise, a response would lose much, or a magnitude has
-    too little SNR. Raises UsageError for several samples, as the method is deterministic, and else as `denoise_bold` and
-    `load_bold_prior`.
+    Warns with MedseqWarning where what is removed is far from being noise, a response would lose much, or a magnitude
+    has too little SNR. Raises UsageError for several samples, as the method is deterministic, and else as
+    `denoise_bold` and `load_bold_prior`.
     """
     if samples > 1:
         raise UsageError("BOLD denoising is deterministic: there are no samples to draw; leave --samples out")
