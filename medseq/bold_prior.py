@@ -1,4 +1,4 @@
-"""The learned prior of BOLD fluctuations: what a series does about its slow mean, told from thermal noise.
+"""The learned prior of BOLD fluctuations: what a series does about its mean, told from thermal noise.
 
 Fluctuations are divided by the noise of each voxel, so that there is one noise level everywhere, and seen over the
 whole time axis. They have no scale of their own (a series may have ten times the SNR of the next), so that the prior

@@ -49,11 +49,12 @@ class Split:
     def improbable(self, series: Tensor, prior: FluctuationPrior) -> Tensor:
         """The rest that a prior takes for noise; of complex series in phase with the mean and out of it apart."""
         turn = torch.sgn(series.mean(2, keepdim=True)) if series.is_complex() else torch.ones(())
-        whitened = torch.where(self.mask, (series - self._slow(series)) * turn.conj() / self.sigma, 0)
+        # Drift stays in: it holds noise as all else does, and is told from that as easily.
+        whitened = torch.where(self.mask, (series - series.mean(2, keepdim=True)) * turn.conj() / self.sigma, 0)
         parts = (whitened.real, whitened.imag) if series.is_complex() else (whitened,)
         rests = [part - _clean(part, prior) for part in parts]
         rest = self.sigma * turn * (torch.complex(*rests) if series.is_complex() else rests[0])
-        return torch.where(self.mask, rest - self._slow(rest), 0)
+        return torch.where(self.mask, rest - rest.mean(2, keepdim=True), 0)
 
     def kept_of_responses(self, series: Tensor, seed: int) -> float:
         """The share of the amplitude that the plausible part has of responses of the smallest guarded extent.

@@ -1,4 +1,4 @@
-"""Training fluctuations: pieces of random BOLD runs, in units of their noise, without slow mean and drift."""
+"""Training fluctuations: pieces of random BOLD runs about their mean over time, in units of their noise."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from medseq.activation import drift_cosines
 from medseq.phantoms.bold import BoldRun, bold_run
 from medseq.phantoms.scenes import chance, uniform
 from medseq.phantoms.volumes import log_uniform
@@ -44,9 +43,8 @@ class FluctuationSource:
         clean = log_uniform(g, 0.5, 2) * clean
         # a noise map is an estimate: mostly within a tenth
         noise = noise * math.exp(0.07 * float(torch.randn((), generator=g)))
-        slow = drift_cosines(frames, run.interval).to(clean)
         both = torch.where(tissue, torch.stack([clean, clean + noise]), 0)
-        both = both - torch.tensordot(both, slow @ slow.T, dims=([3], [1])).movedim(-1, 3)
+        both = both - both.mean(3, keepdim=True)
         return both[0], both[1]
 
 
