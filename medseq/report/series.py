@@ -108,8 +108,8 @@ def reconstructed(kspace: KSpace, restored: Restored) -> list[Block]:
         blocks.append(_behaviour(("zero-filled", before), ("result", after)))
     fit = []
     if after.is_complex:
-        pairs = zip(operators, parts, after.data.split(1), strict=True)
-        fit = [_misfit(A(image * gain), part, sigma) for A, part, image in pairs]
+        images = (after.data * gain).split(1)
+        fit = [_misfit(A(image), part, sigma) for A, part, image in zip(operators, parts, images, strict=True)]
     blocks += [_measured(kspace, sigma, fit), _sampling(kspace, stage.slice)]
     return blocks
 
