@@ -33,8 +33,8 @@ _USE = (
     "What can be a haemodynamic response (slow and wide) is left as it was; of the rest a share is taken away. A model "
     "of responses has to give up the degrees of freedom lost (the map of that name): else its t values come out "
     "too large.",
-    "Not for what is fast or as small as a voxel: spikes, single-voxel patterns and fast imaging of the pulse lose the "
-    "share that is named here.",
+    "Responses narrower than 6 mm or faster than 0.15 Hz lose up to the share named here of their amplitude. Motion, "
+    "breathing and pulse stay in the series.",
 )
 
 
@@ -152,7 +152,10 @@ def _figures(series: Tensor, clean: Tensor, mask: Tensor, interval: float, voxel
         "Autocorrelation from one volume to the next",
     )
     rows = [[name, *each] for name, *each in zip(names, *values, strict=True)]
-    note = "FWHM and autocorrelation after mean and slow drift were taken out, FWHM as AFNI's 3dFWHMx tells it."
+    note = (
+        "A higher tSNR says little of responses, which are slow. FWHM and autocorrelation after mean and slow drift were "
+        "taken out, FWHM as AFNI's 3dFWHMx tells it."
+    )
     return Table("Before and after", ["", "input", "result"], rows, note)
 
 

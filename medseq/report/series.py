@@ -108,8 +108,8 @@ def reconstructed(kspace: KSpace, restored: Restored) -> list[Block]:
         blocks.append(_behaviour(("zero-filled", before), ("result", after)))
     fit = []
     if after.is_complex:
-        pairs = zip(operators, parts, after.data.split(1), strict=True)
-        fit = [_misfit(A(image * gain), part, sigma) for A, part, image in pairs]
+        images = (after.data * gain).split(1)
+        fit = [_misfit(A(image), part, sigma) for A, part, image in zip(operators, parts, images, strict=True)]
     blocks += [_measured(kspace, sigma, fit), _sampling(kspace, stage.slice)]
     return blocks
 
@@ -161,7 +161,7 @@ def _behaviour(*versions: tuple[str, Clip], noise: list[float] | None = None) ->
     moving = [_motion(clip.data, clip) for _, clip in versions]
     mask = tissue_mask(magnitudes[-1])
     rows = [
-        ["Temporal SNR, median over tissue", *(figure(float(tsnr(series)[mask].median())) for series in magnitudes)],
+        ["Temporal SNR, median over tissue", *(_tsnr(series, mask) for series in magnitudes)],
         ["Flicker (0 none, 1 white noise)", *(_median(each.flicker if each else None) for each in moving)],
         ["Correlation of a frame with the next", *(_median(each.correlation if each else None) for each in moving)],
         [
@@ -174,6 +174,12 @@ def _behaviour(*versions: tuple[str, Clip], noise: list[float] | None = None) ->
         rows.insert(0, ["Noise, std (units of the series)", *levels])
     note = f"{_NO_REFERENCE} Temporal SNR is mean over std in time, so that true motion lowers it."
     return Table("Figures that need no reference", ["", *(name for name, _ in versions)], rows, note)
+
+
+def _tsnr(series: Tensor, mask: Tensor) -> str:
+    """Of the voxels that vary."""
+    values = tsnr(series)[mask]
+    return figure(float(values[values > 0].median())) if bool((values > 0).any()) else "–"
 
 
 def _noise_left(series: Tensor) -> str:
