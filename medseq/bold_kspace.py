@@ -33,6 +33,7 @@ from medseq.volumes import fill_volumes
 _BRIGHT, _LEAST_WEIGHT = 0.2, 0.05
 _NEIGHBOURS = 5  # voxels along each axis, over which brightness is averaged
 _LEAST_KEPT = 0.97
+_LEAST_DAMPING = 1e-5  # of the average, which has little noise
 _FEWEST_FRAMES = 8  # of each line, for an average that hardly holds what changes
 
 
@@ -118,8 +119,12 @@ def _still(part: KSpace) -> Tensor:
     lines = measured[0, 0, 0, :, 0].expand(average.shape[3])
     if not bool((spanned(lines) & ~lines).any()):
         return Coils(part.maps).adjoint(Fourier().adjoint(average))
-    everywhere = torch.ones(average.shape[-2:], device=average.device)
-    return unfold(average, measured, part.maps, everywhere, everywhere.bool()).image
+    weights = torch.ones(average.shape[-2:], device=average.device)
+    everywhere = weights.bool()
+    for _ in range(2):  # what is dark, the first tells, need not be unfolded by the second
+        image = unfold(average, measured, part.maps, weights, everywhere, least=_LEAST_DAMPING).image
+        weights = _weights(image)[0, 0, 0]
+    return image
 
 
 def _weights(still: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ def each_slice(kspace: KSpace, solve: Callable[[Tensor, Tensor, Tensor, Tensor |
 
 def by_sense(kspace: KSpace) -> Clip:
     def solve(y: Tensor, keep: Tensor, maps: Tensor, _: Tensor | None) -> Tensor:
-        return baselines.sense(y, sense_operator(keep, maps), regularization=1e-3, iterations=50)
+        return baselines.sense(y, sense_operator(keep, maps), regularization=1e-3, iterations=30)
 
     return each_slice(kspace, solve)
 

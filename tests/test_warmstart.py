@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from medseq.acquisition import average_image, whitened
 from medseq.baselines import zero_filled
 from medseq.clip import series_scale
 from medseq.operators import Mask
-from medseq.patterns import variable_density
+from medseq.patterns import equispaced, variable_density
 from medseq.simulate import acquire, coil_maps, simulate_cine
 from medseq.warmstart import LEFT_OUT, left_out, sense_operator, warm_start
 
@@ -56,3 +59,18 @@ def test_the_error_of_one_frame_is_of_the_right_size() -> None:
     image, error = start.image, start.error
     true = float(torch.view_as_real(image - clip.data).square().mean().sqrt())
     assert true / 3 < error < 3 * true
+
+
+def test_the_same_lines_in_every_frame_are_unfolded_for_the_average() -> None:
+    """With a calibration scan; the scale of the series must not depend on the acceleration either."""
+    clip, maps = simulate_cine(8, (48, 40), seed=3), coil_maps(8, (48, 40))
+    whole = acquire(clip, coils=maps, keep=torch.ones(1, 1, 1, 1, 1, dtype=torch.bool), noise=1e-3)
+    centre = ((torch.arange(48) - 24).abs() <= 10)[None, None, None, :, None]
+    calibration = (whole.data * centre).mean(2, keepdim=True)
+    keep = equispaced(1, 48, 2)
+    part = replace(whole, data=whole.data * keep, keep=keep, calibration=calibration)
+    full, unfolded = average_image(whitened(whole)[0]), average_image(whitened(part)[0])
+    bright = full.abs() > 0.2 * series_scale(full)
+    error = (unfolded.abs() - full.abs()).abs() / full.abs()
+    assert float(error[bright].mean()) < 0.05  # that of the maps; folded it would be about 0.5
+    assert float(series_scale(unfolded)) == pytest.approx(float(series_scale(full)), rel=0.03)

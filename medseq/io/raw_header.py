@@ -56,7 +56,8 @@ def frame_counter(kspace: KSpace) -> str:
 def _parallel_imaging(kspace: KSpace) -> xsd.parallelImagingType | None:
     if kspace.calibration is None:
         return None
-    factor = max(1, round(1 / float(kspace.keep.float().mean())))
+    lines = kspace.keep.expand(kspace.data.shape)[0, 0, 0].any(-1).nonzero()[:, 0]
+    factor = int(lines.diff().median()) if len(lines) > 1 else 1
     return xsd.parallelImagingType(
         accelerationFactor=xsd.accelerationFactorType(kspace_encoding_step_1=factor, kspace_encoding_step_2=1),
         calibrationMode=xsd.calibrationModeType.SEPARATE,
