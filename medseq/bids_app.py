@@ -159,7 +159,8 @@ def _only_reports(bids_dir: Path, out: Path, planned: Sequence[Run]) -> int:
 
     failed = write_subject_pages(bids_dir, out, planned)
     written = sorted({page_of(run, out).name for run in planned} - failed.keys())
-    print(f"{len(written)} pages written, {len(failed)} failed")
+    if written:
+        print(f"{len(written)} pages written, {len(failed)} failed")
     return Report(done=written, failed=failed).exit_code
 
 

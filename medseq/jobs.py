@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,9 @@ def reconstruct_file(
         if report:
             from medseq.report.restored import attempt_report, kspace_section
 
-            page = folder / f"{stem(output)}.html"
-            attempt_report(page, stem(output), record, lambda: [kspace_section("Reconstruction", kspace, restored)])
+            page = f"{stem(output)}.html"
+            section = partial(kspace_section, "Reconstruction", kspace, restored)
+            attempt_report(folder / page, stem(output), record, section, output.parent / page)
         record.save(folder / f"{stem(output)}.run.json")
     slices, _, frames, height, width = restored.clip.data.shape
     return f"{output}: {frames} frames of {width} x {height}, {slices} slices; {record.elapsed:.1f} s"

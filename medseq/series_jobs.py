@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,8 @@ def restore_series(
 
             title = "Series" if options.deidentify else stem(output)
             page = place / (f"{prefix}html" if to_nifti else "report.html")
-            attempt_report(page, title, record, lambda: [series_section("Series", command, before, restored)])
+            section = partial(series_section, _HEADINGS[command], command, before, restored)
+            attempt_report(page, title, record, section, output.parent / page.relative_to(folder))
         record.save(place / f"{prefix}run.json")
     slices, _, frames, height, width = restored.clip.data.shape
     return f"{output}: {frames} frames of {width} x {height}, {slices} slices; {record.elapsed:.1f} s"
@@ -173,6 +175,7 @@ def _save_dicom(
         save_clip(extra, folder / f"{name}.nii.gz")
 
 
+_HEADINGS = {"denoise": "Denoising", "interpolate": "Interpolation"}
 # By command, and whether it was done without the prior, as to BOLD.
 _DESCRIPTIONS = {
     ("denoise", False): "Noise removed with a learned video diffusion prior; for research only",

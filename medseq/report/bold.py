@@ -16,10 +16,11 @@ from medseq.metrics import tsnr
 from medseq.report.blocks import Block, Panel, Players, Table, Text
 from medseq.report.page import figure
 from medseq.report.stage import Stage, unsigned, white
-from medseq.smoothness import edge_correlation, fwhm, neighbour_correlation, overall
+from medseq.report.structure import structure_table, told
+from medseq.smoothness import fwhm, overall
 
 _VOLUMES = 40  # that smoothness is read from, as a mean over volumes: more would say the same
-_USUAL = 95  # per cent of the changes lie within the scale they are shown in
+_SHOWN_STDS = 3.0  # of the changes, to both sides of zero
 _CARPET_VOXELS = 400
 _CARPET_SHAPE = 0.7  # height over width
 _LIMITS = {
@@ -31,8 +32,8 @@ _USE = (
     "What can be a haemodynamic response (slow and wide) is left as it was; of the rest a share is taken away. A model "
     "of responses has to give up the degrees of freedom lost (the map of that name): else its t values come out "
     "too large.",
-    "Not for what is fast or as small as a voxel: spikes, single-voxel patterns and fast imaging of the pulse lose the "
-    "share that is named here.",
+    "Responses narrower than 6 mm or faster than 0.15 Hz lose up to the share named here of their amplitude. Motion, "
+    "breathing and pulse stay in the series.",
 )
 
 
@@ -42,10 +43,10 @@ def bold_denoised(before: Clip, restored: Restored) -> list[Block]:
     after = restored.clip
     series, clean = (_magnitude(clip.data[:, :, good]) for clip in (before, after))
     mask = tissue_mask(clean)
-    stage = Stage.middle(after)
+    stage = Stage.fullest(after, mask)
     interval = float(np.median(np.diff(after.times)))
     return [
-        _players(stage, before, after),
+        _players(stage, before, after, mask),
         _maps(stage, series, clean, mask, restored),
         _carpet(series, clean, mask, interval),
         _amounts(restored.info),
@@ -66,10 +67,9 @@ def _magnitude(series: Tensor) -> Tensor:
     return series.abs() if series.is_complex() else series
 
 
-def _players(stage: Stage, before: Clip, after: Clip) -> Block:
+def _players(stage: Stage, before: Clip, after: Clip, mask: Tensor) -> Block:
     one, other = stage.frames(before.data), stage.frames(after.data)
-    mean = other.mean(0)
-    head = np.where(mean > 0.1 * mean.max(), mean, np.inf)  # a per cent of the dark says nothing
+    head = np.where(stage.frames(mask), other.mean(0), np.inf)  # a per cent of the dark says nothing
     changes = [100 * (frames - frames.mean(0)) / head for frames in (one, other)]
     panels = [
         unsigned("Result", other, white(other), "grey"),
@@ -86,7 +86,7 @@ def _players(stage: Stage, before: Clip, after: Clip) -> Block:
 def _changes(titles: Sequence[str], changes: Sequence[np.ndarray]) -> list[Panel]:
     """Of one scale, set by the first: edges and vessels, which change most, go beyond it."""
     there = np.abs(changes[0][changes[0] != 0])
-    limit = float(np.percentile(there, _USUAL)) if there.size else 1.0
+    limit = _SHOWN_STDS * 1.4826 * float(np.median(there)) if there.size else 1.0  # std of a normal law by its median
     pairs = zip(titles, changes, strict=True)
     return [Panel(title, change, -limit, limit, "diverging", unit="%") for title, change in pairs]
 
@@ -140,7 +140,7 @@ def _amounts(info: dict) -> Table:
 
 
 def _figures(series: Tensor, clean: Tensor, mask: Tensor, interval: float, voxel: tuple[float, float, float]) -> Table:
-    told = [_told(each, mask, interval, voxel) for each in (series, clean)]
+    values = [_told(each, mask, interval, voxel) for each in (series, clean)]
     names = (
         "tSNR, median over tissue",
         "Smoothness, FWHM along x (mm)",
@@ -149,8 +149,11 @@ def _figures(series: Tensor, clean: Tensor, mask: Tensor, interval: float, voxel
         "Smoothness, FWHM overall (mm)",
         "Autocorrelation from one volume to the next",
     )
-    rows = [[name, *values] for name, *values in zip(names, *told, strict=True)]
-    note = "FWHM and autocorrelation after mean and slow drift were taken out, FWHM as AFNI's 3dFWHMx tells it."
+    rows = [[name, *each] for name, *each in zip(names, *values, strict=True)]
+    note = (
+        "A higher tSNR says little of responses, which are slow. FWHM and autocorrelation after mean and slow drift were "
+        "taken out, FWHM as AFNI's 3dFWHMx tells it."
+    )
     return Table("Before and after", ["", "input", "result"], rows, note)
 
 
@@ -158,23 +161,12 @@ def _told(series: Tensor, mask: Tensor, interval: float, voxel: tuple[float, flo
     residual = torch.cat([detrend(each, interval).float() for each in series.split(1)])
     widths = fwhm(residual[:, :, _some(residual)], mask, voxel)
     numbers = [float(tsnr(series)[mask].median()), *widths.tolist(), overall(widths)]
-    return [*(f"{number:.2f}" if np.isfinite(number) else "–" for number in numbers), f"{lag_one(residual, mask):+.3f}"]
+    return [*(f"{number:.2f}" if np.isfinite(number) else "–" for number in numbers), told(lag_one(residual, mask))]
 
 
 def _structure(removed: Tensor, series: Tensor, mask: Tensor) -> Table:
-    some = removed[:, :, _some(removed)]
-    near = neighbour_correlation(some, mask).tolist()
-    edges = edge_correlation(some, series.mean(2, keepdim=True), mask)
-    rows = [
-        [f"Correlation of neighbours along {axis}", f"{value:+.3f}" if np.isfinite(value) else "–", "0"]
-        for axis, value in zip("xyz", near, strict=True)
-    ]
-    rows.append(["Rank correlation of its std with the edges of the mean image", f"{edges:+.3f}", "0"])
-    note = (
-        "What lies far from 0 is structure. Scanners that interpolate make neighbours of noise alike; below 0 stands "
-        "for noise whose smooth part was left in the series. Motion and pulsation know the edges, noise does not."
-    )
-    return Table("The structure of what was removed", ["", "removed", "white noise"], rows, note)
+    axes = ("along x", "along y", "along z")
+    return structure_table(removed[:, :, _some(removed)], series.mean(2, keepdim=True), mask, axes)
 
 
 def _some(series: Tensor) -> np.ndarray:

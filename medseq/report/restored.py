@@ -20,6 +20,12 @@ from medseq.report.series import denoised, interpolated, reconstructed
 
 ImageTask = Literal["denoise", "interpolate"]
 
+_DONE = {
+    "reconstruct": "Reconstructed",
+    "denoise": "Denoised",
+    "interpolate": "Interpolated",
+    "demo": "A simulated series, restored",
+}
 _GREY = "Panels in grey share one scale, in the units of the series; blue is below zero, orange above."
 _LEADS = {
     "reconstruct": f"Reconstructed from undersampled k-space with a learned video prior. {_GREY}",
@@ -51,17 +57,19 @@ def kspace_section(title: str, kspace: KSpace, restored: Restored) -> Section:
 
 def write_report(path: Path, title: str, sections: Sequence[Section], content: Mapping[str, Any]) -> None:
     """The page of one run. content: of its record (`RunRecord.content`). Raises ResourceError like `write_page`."""
-    subtitle = f"medseq {content['medseq']}, {content['command']}"
+    subtitle = f"{_DONE[content['command']]} with medseq {content['medseq']}"
     write_page(Page(title, subtitle, sections, content["warnings"], provenance(content)), path)
 
 
-def attempt_report(path: Path, title: str, record: RunRecord, make: Callable[[], Sequence[Section]]) -> None:
-    """Write the page of one run with the sections that `make` returns.
+def attempt_report(path: Path, title: str, record: RunRecord, make: Callable[[], Section], older: Path) -> None:
+    """Write the page of one run with the section that `make` returns.
 
-    Whatever goes wrong becomes a MedseqWarning: a result is worth more than its report.
+    Whatever goes wrong becomes a MedseqWarning: a result is worth more than its report. older: the page of an earlier
+    result, which must not stay beside this one then.
     """
     try:
         with record.timed("report"):
-            write_report(path, title, make(), record.content())
+            write_report(path, title, [make()], record.content())
     except Exception as error:
         warnings.warn(f"{path.name}: no report was written ({terminal.explained(error)})", MedseqWarning, stacklevel=2)
+        older.unlink(missing_ok=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -12,6 +14,7 @@ from medseq.acquisition import slice_of, whitened
 from medseq.baselines import linear_interpolation, zero_filled
 from medseq.bold import tissue_mask
 from medseq.clip import Clip, KSpace
+from medseq.errors import InputError
 from medseq.gathering import Restored
 from medseq.metrics import tsnr
 from medseq.noise import estimate_noise_image
@@ -19,8 +22,8 @@ from medseq.report.blocks import Block, Panel, Picture, Players, Table
 from medseq.report.page import figure
 from medseq.report.plots import plot
 from medseq.report.stage import Stage, signed, unsigned, white
-from medseq.smoothness import edge_correlation, neighbour_correlation
-from medseq.temporal import temporal_statistics
+from medseq.report.structure import structure_table
+from medseq.temporal import TemporalStatistics, temporal_statistics
 from medseq.warmstart import sense_operator
 
 _FEWEST_FRAMES = 3  # that say anything about motion
@@ -43,9 +46,10 @@ def denoised(before: Clip, restored: Restored) -> list[Block]:
         stage.profiles("Motion along one line", panels, "Edges that move should stay sharp, and nothing else appear.")
     )
     blocks += _all_slices(stage, before, after, removed)
-    blocks += [_behaviour(("input", before), ("result", after), noise=restored.info.get("noise"))]
-    blocks += [_removed(removed, before), _spectrum(stage, ("input", before), ("result", after))]
-    return blocks
+    blocks.append(_behaviour(("input", before), ("result", after), noise=restored.info.get("noise")))
+    mean = before.data.abs().mean(2, keepdim=True)
+    blocks.append(structure_table(removed, mean, tissue_mask(before.data), ("in a row", "in a column")))
+    return blocks + _spectrum(stage, ("input", before), ("result", after))
 
 
 def interpolated(before: Clip, restored: Restored) -> list[Block]:
@@ -104,8 +108,8 @@ def reconstructed(kspace: KSpace, restored: Restored) -> list[Block]:
         blocks.append(_behaviour(("zero-filled", before), ("result", after)))
     fit = []
     if after.is_complex:
-        pairs = zip(operators, parts, after.data.split(1), strict=True)
-        fit = [_misfit(A(image * gain), part, sigma) for A, part, image in pairs]
+        images = (after.data * gain).split(1)
+        fit = [_misfit(A(image), part, sigma) for A, part, image in zip(operators, parts, images, strict=True)]
     blocks += [_measured(kspace, sigma, fit), _sampling(kspace, stage.slice)]
     return blocks
 
@@ -153,67 +157,73 @@ def _all_slices(stage: Stage, before: Clip, after: Clip, removed: Tensor | None)
 
 def _behaviour(*versions: tuple[str, Clip], noise: list[float] | None = None) -> Table:
     """Temporal SNR and motion of versions of a series, medians over slices. noise: of the first of two, estimated."""
-    clips = [clip for _, clip in versions]
-    magnitudes = [clip.data.abs() for clip in clips]
-    moving = [temporal_statistics(clip.data.abs(), clip.period is not None) for clip in clips]
+    magnitudes = [clip.data.abs() for _, clip in versions]
+    moving = [_motion(clip.data, clip) for _, clip in versions]
     mask = tissue_mask(magnitudes[-1])
     rows = [
-        ["Temporal SNR, median over tissue", *(figure(float(tsnr(series)[mask].median())) for series in magnitudes)],
-        ["Flicker (0 none, 1 white noise)", *(_median(each.flicker) for each in moving)],
-        ["Correlation of a frame with the next", *(_median(each.correlation) for each in moving)],
+        ["Temporal SNR, median over tissue", *(_tsnr(series, mask) for series in magnitudes)],
+        ["Flicker (0 none, 1 white noise)", *(_median(each.flicker if each else None) for each in moving)],
+        ["Correlation of a frame with the next", *(_median(each.correlation if each else None) for each in moving)],
         [
-            "Motion above half of the Nyquist frequency",
-            *(f"{100 * float(each.fast.median()):.1f} %" for each in moving),
+            "Share of motion above half the Nyquist frequency",
+            *(_median(each.fast if each else None) for each in moving),
         ],
     ]
     if noise:
-        left = float(estimate_noise_image(magnitudes[-1]).median())
-        rows.insert(0, ["Noise, std (units of the series)", figure(float(np.median(noise))), figure(left)])
+        levels = [figure(float(np.median(noise))), _noise_left(magnitudes[-1])]
+        rows.insert(0, ["Noise, std (units of the series)", *levels])
     note = f"{_NO_REFERENCE} Temporal SNR is mean over std in time, so that true motion lowers it."
     return Table("Figures that need no reference", ["", *(name for name, _ in versions)], rows, note)
 
 
-def _median(values: Tensor) -> str:
-    return f"{float(values.median()):.3f}"
+def _tsnr(series: Tensor, mask: Tensor) -> str:
+    """Of the voxels that vary."""
+    values = tsnr(series)[mask]
+    return figure(float(values[values > 0].median())) if bool((values > 0).any()) else "–"
 
 
-def _removed(removed: Tensor, before: Clip) -> Table:
-    """Whether what was taken away has a structure."""
-    mask = tissue_mask(before.data)
-    across, down, _ = neighbour_correlation(removed, mask).tolist()
-    mean = before.data.abs().mean(2, keepdim=True)
-    rows = [
-        ["Correlation of neighbours in a row", f"{across:+.3f}", "0"],
-        ["Correlation of neighbours in a column", f"{down:+.3f}", "0"],
-        [
-            "Rank correlation of its std with the edges of the image",
-            f"{edge_correlation(removed, mean, mask):+.3f}",
-            "0",
-        ],
-    ]
-    note = (
-        "Over the tissue. What lies far from 0 is structure: anatomy or motion that was taken for noise, or noise that "
-        "the scanner itself had smoothed."
-    )
-    return Table("The structure of what was removed", ["", "removed", "white noise"], rows, note)
+def _noise_left(series: Tensor) -> str:
+    levels = []
+    for each in series.split(1):
+        with suppress(InputError):  # a slice without anything in it
+            levels.append(float(estimate_noise_image(each)))
+    return figure(float(np.median(levels))) if levels else "–"
 
 
-def _spectrum(stage: Stage, *versions: tuple[str, Clip]) -> Picture:
+def _median(values: Tensor | None) -> str:
+    return "–" if values is None else f"{float(values.median()):.3f}"
+
+
+def _motion(series: Tensor, clip: Clip) -> TemporalStatistics | None:
+    """Of the slices of a series in which every frame shows something; None where there is no such slice."""
+    series = series.abs()
+    shown = series.flatten(3).var(3).amin(2)[:, 0] > 0
+    return temporal_statistics(series[shown], clip.period is not None) if bool(shown.any()) else None
+
+
+def _spectrum(stage: Stage, *versions: tuple[str, Clip]) -> list[Block]:
+    """A plot of the slice on the stage, if every frame of it shows something."""
+    curves = {}
+    for name, clip in versions:
+        series = clip.data[stage.slice, None].abs()
+        told = _motion(series, clip)
+        if told is None:
+            return []
+        below = told.frequency < 1  # at the Nyquist frequency there is half as much of everything
+        nyquist = 0.5 / float(np.median(np.diff(clip.times)))
+        power = told.spectrum[0] * (told.motion[0] * series.std()).square()
+        curves[name] = (told.frequency * nyquist)[below].numpy(), power[below].clamp(min=1e-12).numpy()
+
     def draw(axes: Axes) -> None:
-        for name, clip in versions:
-            series = clip.data[stage.slice : stage.slice + 1].abs()
-            told = temporal_statistics(series, clip.period is not None)
-            power = told.spectrum[0] * (told.motion[0] * series.std()).square()
-            nyquist = 0.5 / float(np.median(np.diff(clip.times)))
-            below = told.frequency < 1  # at the Nyquist frequency there is half as much of everything
-            axes.semilogy((told.frequency * nyquist)[below].numpy(), power[below].clamp(min=1e-12).numpy(), label=name)
+        for name, (frequency, power) in curves.items():
+            axes.semilogy(frequency, power, label=name)
         axes.set_xlabel("temporal frequency (Hz)")
         axes.set_ylabel("power (units of the series, squared)")
         axes.legend()
 
     alt = "Power of the changes over time against temporal frequency, of the input and of the result."
-    note = "White noise is a level floor. Below the frequencies at which the input meets its floor, both should agree."
-    return plot("What changes over time, by frequency", alt, draw, note=note)
+    note = "White noise is a level floor; where the input rises above it, both should agree, less the floor."
+    return [plot("What changes over time, by frequency", alt, draw, note=note)]
 
 
 def _misfit(predicted: Tensor, part: KSpace, sigma: float) -> float:

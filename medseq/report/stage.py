@@ -38,8 +38,9 @@ class Stage:
         return cls(clip, int(power.argmax()), view_of(clip.affine))
 
     @classmethod
-    def middle(cls, clip: Clip) -> Stage:
-        return cls(clip, clip.data.shape[0] // 2, view_of(clip.affine))
+    def fullest(cls, clip: Clip, mask: Tensor) -> Stage:
+        """The slice that holds most of a mask (B, 1, 1, Y, X)."""
+        return cls(clip, int(mask.sum((1, 2, 3, 4)).argmax()), view_of(clip.affine))
 
     def frames(self, data: Tensor) -> np.ndarray:
         """Of (B, 1, T, Y, X): (T, Y, X) of this slice as shown; of complex ones the magnitude."""
