@@ -18,7 +18,7 @@ from medseq.errors import UsageError
 from medseq.evaluate import REFERENCE, Evaluation, add_image_figures, left_out, opened
 from medseq.metrics import fitted, tsnr
 from medseq.phantoms.fluctuations import response_course
-from medseq.smoothness import fwhm, overall
+from medseq.smoothness import edge_correlation, fwhm, neighbour_correlation, overall
 
 BRAIN, ACTIVE = "brain", "active"
 _SHORTEST = 0.1  # seconds: BIDS allows events that last 0 s
@@ -51,6 +51,7 @@ def evaluate_bold(
     found.regions = {BRAIN: brain, **found.regions}
     if reference is not None:
         add_image_figures(found)
+        _add_structure(found, brain)
     lost = dof_lost or {}
     for method, clip in found.series.items():
         _add_quality(found, method, clip, brain, lost.get(method))
@@ -78,6 +79,19 @@ def _add_quality(found: Evaluation, method: str, clip: Clip, brain: Tensor, lost
     if lost is not None:
         everywhere = torch.as_tensor(lost, dtype=torch.float64).expand(brain.shape)
         found.add(method, "degrees of freedom lost", BRAIN, everywhere[brain].mean())
+
+
+def _add_structure(found: Evaluation, brain: Tensor) -> None:
+    """Whether what sets a result apart from the reference looks like anatomy, or like noise, which gives 0 twice."""
+    assert found.reference is not None
+    truth = found.reference.data.abs()
+    for method, clip in found.rivals():
+        difference = truth - clip.data.abs()
+        if bool(difference.any()):
+            near = neighbour_correlation(difference, brain)
+            found.add(method, "difference: neighbours", BRAIN, near[near.isfinite()].mean())
+            edges = edge_correlation(difference, truth.mean(2, keepdim=True), brain)
+            found.add(method, "difference: edges", BRAIN, edges)
 
 
 def _add_activation(found: Evaluation, fits: Mapping[str, Glm], brain: Tensor) -> None:

@@ -65,6 +65,24 @@ def test_activation_smoothness_and_signal_to_noise_are_as_they_were_made() -> No
     assert (found.regions["active"] & spot()).sum() == spot().sum()
 
 
+def test_what_was_removed_is_noise_or_has_a_structure() -> None:
+    g = torch.Generator().manual_seed(1)
+    edges = torch.stack(torch.gradient(head().float(), dim=(-2, -1))).norm(dim=0)
+    noise = torch.randn(run().data.shape, generator=g)
+    results = {
+        "white": run().with_data(run().data + 5 * noise),
+        "at the edges": run().with_data(run().data + 20 * edges * noise),
+        "neighbours": smoothed(run()),
+        "nothing": run(),
+    }
+    found = evaluate_bold(results, run())
+    white, rough = (value(found, method, "difference: neighbours") for method in ("white", "neighbours"))
+    assert white == pytest.approx(0, abs=0.02) and rough < -0.1  # what blurring takes away is rough
+    assert value(found, "white", "difference: edges") == pytest.approx(0, abs=0.1)
+    assert value(found, "at the edges", "difference: edges") > 0.5
+    assert not [f for f in found.figures if f.method == "nothing" and f.metric.startswith("difference")]
+
+
 def test_without_a_task_nothing_is_said_of_activation() -> None:
     found = evaluate_bold({"one": run()})
     told = {figure.metric for figure in found.figures}

@@ -66,6 +66,14 @@ def test_blood_outside_the_region_does_not_count() -> None:
     assert torch.equal(cavity(series, half, 0.5), cavity(series, around(), 0.5) & half)
 
 
+def test_blood_that_touches_by_a_corner_alone_is_another_pool() -> None:
+    series = torch.zeros(1, 1, 1, 8, 8)
+    series[..., 1:4, 1:4] = 1
+    series[..., 4:6, 4:6] = 1
+    found = cavity(series, torch.ones(1, 1, 1, 8, 8, dtype=torch.bool), 0.5)
+    assert found.sum() == 9
+
+
 def test_an_empty_slice_has_no_cavity() -> None:
     assert not cavity(torch.full((1, 1, 2, 48, 56), 0.1), around(), 0.5).any()
 

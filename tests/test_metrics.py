@@ -178,9 +178,11 @@ def test_sharpness_is_told_of_every_frame_in_its_own_region() -> None:
     softened = reference.clone()
     softened[:, :, 1] = 9 + 0.5 * (reference[:, :, 1] - 9)
     region = half().expand(1, 1, 3, 16, 20).clone()
+    region[:, :, 2] = ~half()[:, :, 0]
     np.testing.assert_allclose(edge_sharpness(softened, reference, region), [1, 0.5, 1])
     spoiled = softened.clone()
-    spoiled[..., 9:, :] = 0  # beyond what the gradients of the region reach
+    spoiled[:, :, :2, 9:] = 0  # beyond what the gradients of the region reach
+    spoiled[:, :, 2, :7] = 0
     np.testing.assert_allclose(edge_sharpness(spoiled, reference, region), [1, 0.5, 1])
 
 

@@ -51,6 +51,7 @@ def test_bootstrap_intervals_shift_and_scale_with_the_values_and_repeat() -> Non
     values = np.random.default_rng(1).gamma(2, 1, 20)
     low, high = bootstrap_interval(values)
     assert low < values.mean() < high
+    assert high - values.mean() > 1.1 * (values.mean() - low)  # reaches further to where the values are skewed to
     assert bootstrap_interval(values) == (low, high)
     assert bootstrap_interval(5 + 2 * values) == pytest.approx((5 + 2 * low, 5 + 2 * high))
 

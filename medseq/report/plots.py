@@ -34,12 +34,14 @@ def small_plots(
     columns: int = 3,
 ) -> Picture:
     """What each of `draws` puts into axes of its own, in reading order; other arguments are those of `plot`."""
-    light, dark = (_drawn(draws, columns, height, inks) for inks in (_LIGHT, _DARK))
+    light = dark = _drawn(draws, columns, height)
+    for ink, other in zip(_LIGHT, _DARK, strict=True):
+        dark = dark.replace(ink.encode(), other.encode())  # to draw everything once more would take as long again
     return Picture(title, light, alt, dark, note)
 
 
-def _drawn(draws: Sequence[Callable[[Axes], None]], columns: int, height: float, inks: tuple[str, str, str]) -> bytes:
-    ink, soft, line = inks
+def _drawn(draws: Sequence[Callable[[Axes], None]], columns: int, height: float) -> bytes:
+    ink, soft, line = _LIGHT
     style: dict[Any, Any] = {
         "font.size": 10,
         "text.color": ink,
