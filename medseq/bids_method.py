@@ -10,7 +10,7 @@ from medseq.bold_task import Goal
 from medseq.io import is_raw
 from medseq.io.bids import Run
 from medseq.io.bids_names import BidsName
-from medseq.io.weights import BOLD, weights_path
+from medseq.io.weights import bold_weights_path, weights_path
 
 Task = Literal["denoise", "interpolate", "reconstruct"]
 DESCRIPTIONS: dict[Task, str] = {"denoise": "denoised", "interpolate": "interpolated", "reconstruct": "recon"}
@@ -42,7 +42,7 @@ class Method:
         if not self.is_bold(run):
             return weights_path(self.prior)
         by_prior = self.mode == "denoise" and self.goal == "fluctuations"
-        return weights_path(self.prior or BOLD) if by_prior else None
+        return bold_weights_path(self.prior) if by_prior else None
 
     def task(self, run: Run) -> Task:
         return "reconstruct" if is_raw(run.file) else self.mode

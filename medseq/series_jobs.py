@@ -14,7 +14,7 @@ from medseq.errors import UsageError
 from medseq.filling import fill_missing
 from medseq.gathering import Restored
 from medseq.io import NIFTI_ENDINGS, is_nifti, load_clip, save_clip
-from medseq.io.weights import BOLD, weights_path
+from medseq.io.weights import bold_weights_path, weights_path
 from medseq.jobs import beside, check_new_folder, check_output, pseudonym_key
 from medseq.provenance import RunRecord, collected_warnings, staged, stem
 from medseq.series_options import SeriesOptions
@@ -56,7 +56,7 @@ def restore_series(
             if by_bold is None:
                 record.add_model(weights_path(settings["prior"]))
             elif settings.get("goal") == "fluctuations":
-                record.add_model(weights_path(settings["prior"] or BOLD))
+                record.add_model(bold_weights_path(settings["prior"]))
         with record.timed("restore"), terminal.progress(command) as progress:
             # What is done to BOLD fills in by itself, as the prior is of hearts.
             before = clip if by_bold else _filled(clip, settings, progress)

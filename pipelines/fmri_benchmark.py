@@ -47,7 +47,7 @@ from medseq.activation import (
 )
 from medseq.bold_task import restore_bold
 from medseq.io.files import atomic_write
-from medseq.io.weights import BOLD, weights_path
+from medseq.io.weights import bold_weights_path, weights_path
 from medseq.metrics import tsnr
 from medseq.noise import estimate_noise_image
 from medseq.smoothness import edge_correlation, fwhm, neighbour_correlation, overall
@@ -267,7 +267,7 @@ def code_behind(name: str) -> str:
         here.with_name("fmri_benchmark_cases.py"),
     ]
     if name.startswith("medseq"):
-        files += [*root.glob("*.py"), weights_path(None), weights_path(BOLD)]
+        files += [*root.glob("*.py"), weights_path(), bold_weights_path()]
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()[:12]
 
 

@@ -23,9 +23,13 @@ import torch
 from cli_shelf import FRAMES, SIZE, command, fails, left_behind
 
 from medseq import restore
+from medseq.bold_prior import GUIDES, BoldPrior
 from medseq.cli import app, main
 from medseq.errors import MedseqWarning, ResourceError
-from medseq.io import load_clip, save_kspace
+from medseq.io import load_clip, save_clip, save_kspace
+from medseq.io.weights import save_prior
+from medseq.network import VideoUNet
+from medseq.prior import SpreadTable
 from medseq.simulate import acquire_epi, simulate_bold_images
 
 RECIPE = "recipe: {width: [8], blocks: 1, steps: 3, window: 16, frames: [1, 2], frames_per_batch: 4}"
@@ -286,7 +290,12 @@ def test_the_examples_of_help_run(name, here, capsys, monkeypatch):
     (here / "configs" / "train_tiny.yaml").write_text(RECIPE)
     monkeypatch.setattr("medseq.io.weights.SHIPPED", here)
     monkeypatch.setattr("medseq.io.weights.DEFAULT", "tiny")
-    save_kspace(acquire_epi(simulate_bold_images(10, (24, 24), 1)[0], coils=4), here / "epi.h5")
+    monkeypatch.setattr("medseq.io.weights.BOLD", "tiny_bold")
+    tiny_bold = BoldPrior(VideoUNet((8, 12), 1, GUIDES, channels=1), SpreadTable([0.1, 10.0], [0.1, 0.5]))
+    save_prior(tiny_bold, here / "tiny_bold.safetensors", {"licence": "test"})
+    images = simulate_bold_images(10, (24, 24), 1)[0]
+    save_kspace(acquire_epi(images, coils=4), here / "epi.h5")
+    save_clip(images.with_data(images.data.abs()), here / "rest.nii.gz")
     for words in examples(help_of(name, capsys)):
         assert main(words) == 0, (words, capsys.readouterr().err)
         if "-o" in words:
@@ -296,6 +305,7 @@ def test_the_examples_of_help_run(name, here, capsys, monkeypatch):
 SLOW = """
 import sys, time
 from medseq import restore
+from medseq.bold_prior import GUIDES, BoldPrior
 from medseq.cli import main
 def slow(clip, **options):
     print("ready", flush=True)

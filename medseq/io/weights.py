@@ -55,6 +55,11 @@ def weights_path(name_or_path: str | Path | None = None) -> Path:
     return path
 
 
+def bold_weights_path(name_or_path: str | Path | None = None) -> Path:
+    """As `weights_path`, None being the default prior of BOLD fluctuations."""
+    return weights_path(BOLD if name_or_path is None else name_or_path)
+
+
 def read_card(path: Path) -> Card:
     """The card of the weights at `path`. Raises InputError when it is missing or does not make sense."""
     beside = path.with_suffix(".json")
@@ -92,7 +97,7 @@ def load_prior(name_or_path: str | Path | None = None) -> Prior:
 
 def load_bold_prior(name_or_path: str | Path | None = None) -> BoldPrior:
     """A trained prior of BOLD fluctuations; all else as `load_prior`."""
-    path = weights_path(BOLD if name_or_path is None else name_or_path)
+    path = bold_weights_path(name_or_path)
     card, net = _network(path)
     if card.channels != 1:
         raise InputError(f"{path}: a prior of images, not of BOLD fluctuations; choose another one")
