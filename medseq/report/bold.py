@@ -151,8 +151,8 @@ def _figures(series: Tensor, clean: Tensor, mask: Tensor, interval: float, voxel
     )
     rows = [[name, *each] for name, *each in zip(names, *values, strict=True)]
     note = (
-        "A higher tSNR says little of responses, which are slow. FWHM and autocorrelation after mean and slow drift were "
-        "taken out, FWHM as AFNI's 3dFWHMx tells it."
+        "A higher tSNR says little of responses, which are slow. FWHM (as AFNI's 3dFWHMx tells it) and autocorrelation "
+        "after mean and slow drift were taken out."
     )
     return Table("Before and after", ["", "input", "result"], rows, note)
 
