@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from medseq.report.blocks import Section
 
 _MODES: tuple[Literal["denoise", "interpolate"], ...] = ("denoise", "interpolate")
+# Of a record, what only medseq-bids itself needs.
+_INTERNAL = ("fingerprint", "outputs")
 # What `bold_task` makes maps of.
 _MAPS = ("dof_lost", "removed")
 
@@ -51,7 +53,7 @@ def write_subject_pages(dataset: Path, out: Path, runs: Iterable[Run]) -> dict[s
 
 
 def _write(page: Path, out: Path, runs: list[Run]) -> None:
-    from medseq.report.page import Page, Table, write_page
+    from medseq.report.page import Page, write_page
     from medseq.report.record import provenance
 
     sections: list[Section] = []
@@ -61,14 +63,13 @@ def _write(page: Path, out: Path, runs: list[Run]) -> None:
         if not made:
             warnings.append(f"{run.name.stem}: not restored, and so not shown here")
         for name, content in made:
-            section = _section(run, out, name, content)
-            rows = list(provenance(content).items())
-            sections.append(replace(section, blocks=[*section.blocks, Table("How it was made", ["", ""], rows)]))
+            result = {key: value for key, value in content["result"].items() if key not in _INTERNAL}
+            made_how = provenance({**content, "result": result})
+            sections.append(replace(_section(run, out, name, content), provenance=made_how))
             warnings += [f"{name.stem}: {text}" for text in content["warnings"]]
     if not sections:
         raise InputError(f"{out}: holds no restored series of {page.stem}; restore some before asking for reports")
-    about = {"medseq": __version__, "Series": str(len(sections))}
-    write_page(Page(page.stem, "Series restored by medseq", sections, warnings, about), page)
+    write_page(Page(page.stem, f"{len(sections)} series restored with medseq {__version__}", sections, warnings), page)
 
 
 def _derivatives(run: Run, out: Path) -> Iterator[tuple[BidsName, dict[str, Any]]]:

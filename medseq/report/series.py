@@ -7,6 +7,7 @@ from contextlib import suppress
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from medseq.metrics import tsnr
 from medseq.noise import estimate_noise_image
 from medseq.report.blocks import Block, Panel, Picture, Players, Table
 from medseq.report.page import figure
-from medseq.report.plots import plot
+from medseq.report.plots import COLOURS, plot
 from medseq.report.stage import Stage, signed, unsigned, white
 from medseq.report.structure import structure_table
 from medseq.temporal import TemporalStatistics, temporal_statistics
@@ -255,10 +256,11 @@ def _sampling(kspace: KSpace, b: int) -> Picture:
     lines = keep.float().mean(2).T.numpy()  # (Y, T)
 
     def draw(axes: Axes) -> None:
-        axes.imshow(lines, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+        one = ListedColormap([COLOURS[0]])  # where nothing was measured the page is seen
+        axes.imshow(np.zeros_like(lines), cmap=one, alpha=lines, aspect="auto", interpolation="nearest")
         axes.grid(False)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("frame")
         axes.set_ylabel("phase-encoding line")
 
-    return plot("Lines that were measured", "Which lines of k-space were measured in which frame: dark.", draw)
+    return plot("Lines that were measured", "Which lines of k-space were measured in which frame.", draw)
