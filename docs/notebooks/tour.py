@@ -73,7 +73,7 @@ assert (lines.sum(1) == 13).all() and lines[:, 48:56].all()
 # %%
 A = medseq.Mask(kspace.keep) @ medseq.Fourier() @ medseq.Coils(medseq.estimate_maps(kspace))
 zero_filled = baselines.zero_filled(kspace.data, A).abs()
-heart = dynamic_region(truth.data)  # bool: where the truth moves
+moving = dynamic_region(truth.data)  # bool: where the truth moves
 white = float(np.percentile(truth.data, 99.5))
 middle = kspace.frames // 2
 
@@ -82,7 +82,7 @@ axes[0].imshow(lines.T, cmap="gray_r", aspect="auto")
 axes[0].set(title="Lines measured", xlabel="frame", ylabel="phase-encoding line")
 show(axes[1], zero_filled[0, 0, middle], "Zero-filled", cmap="gray", vmax=white)
 show(axes[2], truth.data[0, 0, middle], "Truth, and the region that moves", cmap="gray", vmax=white)
-outline = axes[2].contour(heart[0, 0, 0], [0.5], colors=ORANGE, linewidths=1.5)
+outline = axes[2].contour(moving[0, 0, 0], [0.5], colors=ORANGE, linewidths=1.5)
 
 # %% [markdown]
 # ### Reconstruction
@@ -98,26 +98,27 @@ versions = {
     "L+S": baselines.low_rank_sparse(kspace.data, A).abs(),
     "medseq": restored.clip.data.abs(),
 }
-decibels = {name: medseq.psnr(series, truth.data, heart) for name, series in versions.items()}
+decibels = {name: medseq.psnr(series, truth.data, moving) for name, series in versions.items()}
 for name, series in versions.items():
-    profile = medseq.profile_error(series, truth.data, heart)
-    print(f"{name:12} {decibels[name]:5.1f} dB, SSIM {medseq.ssim(series, truth.data, heart):.2f}, x-t {profile:.2f}")
+    profile = medseq.profile_error(series, truth.data, moving)
+    print(f"{name:12} {decibels[name]:5.1f} dB, SSIM {medseq.ssim(series, truth.data, moving):.2f}, x-t {profile:.2f}")
 
 # %% [markdown]
 # medseq is at least 2 dB better than L+S here, and more than 10 dB better than zero-filling. Below: one frame, its
 # error five times brighter, and the dotted column over time, where blurred or invented motion would show.
 
 # %% tags=["cine"]
-column = int((truth.data.std(2) * heart[:, :, 0])[0, 0].sum(0).argmax())
+column = int((truth.data.std(2) * moving[:, :, 0])[0, 0].sum(0).argmax())
 shown = {**versions, "truth": truth.data}
 figure, axes = plt.subplots(3, 4, figsize=(10, 7.7), layout="constrained")
 for down, (name, series) in zip(axes.T, shown.items(), strict=True):
     frames = series[0, 0]
-    caption = f"\n{decibels[name]:.1f} dB in the heart" if name in decibels else "\n(simulated)"
+    caption = f"\n{decibels[name]:.1f} dB where it moves" if name in decibels else "\n(simulated)"
     show(down[0], frames[middle], name + caption, cmap="gray", vmin=0, vmax=white)
     down[0].axvline(column, color="white", linestyle=":", linewidth=1)
     error = (frames - truth.data[0, 0]).abs()[middle]
     show(down[1], error, cmap="inferno", vmin=0, vmax=white / 5)
+    down[1].set_visible(name != "truth")
     show(down[2], frames[:, :, column].T, cmap="gray", vmin=0, vmax=white, aspect="auto")
 for row, label in zip(axes[:, 0], ("image", "error x 5", "column over time"), strict=True):
     row.set_ylabel(label)
@@ -134,8 +135,8 @@ assert decibels["medseq"] > decibels["L+S"] + 2 and decibels["medseq"] > decibel
 # %%
 drawn = medseq.reconstruct(kspace, samples=4, steps=4)
 error = (drawn.clip.data.abs() - truth.data).abs()
-ranks = rank_correlation(drawn.std.data, error, heart)
-print(f"rank correlation of std and error in the heart: {ranks:.2f}")
+ranks = rank_correlation(drawn.std.data, error, moving)
+print(f"rank correlation of std and error where it moves: {ranks:.2f}")
 
 figure, axes = plt.subplots(1, 3, figsize=(10, 3.4), layout="constrained")
 show(axes[0], drawn.clip.data[0, 0, middle].abs(), "Mean of four draws", cmap="gray", vmin=0, vmax=white)
@@ -153,15 +154,17 @@ assert ranks > 0.1
 # ### Denoising
 #
 # Noise of 5 % on a magnitude series. Its level is estimated, and the bias that it leaves in dark voxels (Rician) is
-# taken out. The result is at least 5 dB better in the heart.
+# taken out. The result is at least 5 dB better where it moves.
 
 # %%
 level = 0.05 * white
 noise = level * medseq.unit_noise(truth.data.to(torch.complex64), torch.Generator().manual_seed(0))
 noisy = truth.with_data((truth.data + noise).abs())
 clean = medseq.denoise(noisy)
-before, after = (medseq.psnr(clip.data, truth.data, heart) for clip in (noisy, clean.clip))
-print(f"noise estimated {clean.info['noise'][0]:.4f}, added {level:.4f}; heart {before:.1f} dB -> {after:.1f} dB")
+before, after = (medseq.psnr(clip.data, truth.data, moving) for clip in (noisy, clean.clip))
+print(
+    f"noise estimated {clean.info['noise'][0]:.4f}, added {level:.4f}; where it moves {before:.1f} dB -> {after:.1f} dB"
+)
 
 figure, axes = plt.subplots(1, 4, figsize=(10, 2.9), layout="constrained")
 for one, clip, title in zip(axes, (noisy, clean.clip, truth), ("Noisy", "Denoised", "Truth"), strict=False):
@@ -177,7 +180,7 @@ assert after > before + 5 and abs(clean.info["noise"][0] / level - 1) < 0.1
 # ### Frames in between
 #
 # Every second frame is left out and filled in again, at the very times that are wanted. On this phantom that is at
-# least 3 dB better in the heart than straight lines in time. Do not expect as much of a real heart, where medseq
+# least 3 dB better where it moves than straight lines in time. Do not expect as much of a real heart, where medseq
 # gained 0.2 dB over the best classical method.
 
 # %%
@@ -187,7 +190,7 @@ known, wanted = (torch.tensor(times) for times in (half.times, truth.times))
 linear = baselines.linear_interpolation(half.data, known, wanted, truth.period)
 left_out = slice(1, None, 2)
 gains = {
-    name: medseq.psnr(series[:, :, left_out], truth.data[:, :, left_out], heart)
+    name: medseq.psnr(series[:, :, left_out], truth.data[:, :, left_out], moving)
     for name, series in {"straight lines": linear, "medseq": whole.clip.data}.items()
 }
 print(", ".join(f"{name} {value:.1f} dB" for name, value in gains.items()))
@@ -246,7 +249,7 @@ figure.colorbar(
     shrink=0.8,
 )
 figure.colorbar(
-    show(axes[2], 100 * activation.data[z, 0, 0], "True activation (%)", cmap="magma"), ax=axes[2], shrink=0.8
+    show(axes[2], 100 * activation.data[z, 0, 0], "True activation (%)", cmap="magma", vmin=0), ax=axes[2], shrink=0.8
 )
 
 assert abs(found / NOISE - 1) < 0.05
@@ -288,25 +291,27 @@ for name, method in methods.items():
     t[name] = float(with_task[name].t[active].median()) / by_chance
     print(f"{name:12} amplitude kept {kept[name]:4.0%}, t over the t of 5 % false positives {t[name]:.2f}")
 
-taken = medseq.denoise_bold(run)
-report = taken.report
+report = medseq.denoise_bold(run).report
 print(f"medseq took {report.share:.1%} of the rest, limited by {report.limit}; {report.dof_lost:.1f} degrees lost")
 
 # %% [markdown]
-# medseq keeps at least 98 % of the amplitude, and its t values grow by 1 to 5 %: little, and without a price. Local
-# PCA has the smoothest courses and has lost more than a tenth of the activation. The blur reaches the largest t
-# values where activation is wide, as here, but loses more than a tenth as well, and the detail for good; whoever
-# wants to blur can do so after denoising.
+# medseq keeps at least 98 % of the amplitude, and here hardly changes t values (by less than 3 %): more could not go,
+# as the series would have become smoother than is allowed. In a real run they grew by 2 to 7 %. The blur more than
+# doubles t, as activation is wide, and loses more than a tenth of the amplitude and all finer detail; whoever wants
+# to blur can do so after denoising. Local PCA has the largest t of all, in this run of few and simple parts (in the
+# real one it gained nothing), and has lost more than a third of the amplitude: a large t does not tell that an effect
+# is told right.
 
 # %% tags=["fmri"]
-figure = plt.figure(figsize=(10, 5.8), layout="constrained")
-maps, chart = figure.subfigures(2, 1, height_ratios=(1.25, 1))
+rows, columns = (slice(int(ends.min()), int(ends.max()) + 1) for ends in brain[z, 0, 0].nonzero().T)
+figure = plt.figure(figsize=(10, 5), layout="constrained")
+maps, chart = figure.subfigures(2, 1, height_ratios=(1.2, 1))
 axes = maps.subplots(1, 5)
 limit = 100 * float(activation.data.max())
 amplitudes = {"truth (simulated)": 100 * activation.data} | {name: fit.percent for name, fit in with_task.items()}
 for one, (name, amplitude) in zip(axes, amplitudes.items(), strict=True):
     image = np.where(brain[z, 0, 0], amplitude[z, 0, 0], np.nan)
-    picture = show(one, image, name, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    picture = show(one, image[rows, columns], name, cmap="RdBu_r", vmin=-limit, vmax=limit)
 maps.colorbar(picture, ax=axes, shrink=0.75, label="signal change (%)")
 
 left, right = chart.subplots(1, 2, sharey=True)
@@ -320,8 +325,10 @@ right.set(xlabel="t values at equal false positives, over those as measured")
 for one in (left, right):
     one.spines[["top", "right"]].set_visible(False)
 
-assert kept["medseq"] > 0.98 and kept["local PCA"] < 0.9 and kept["blur of 5 mm"] < 0.9
-assert 1.01 < t["medseq"] / t["as measured"] < 1.05 and t["blur of 5 mm"] > t["medseq"]
+gains = {name: value / t["as measured"] for name, value in t.items()}
+assert kept["medseq"] > 0.98 and kept["blur of 5 mm"] < 0.9 and kept["local PCA"] < 0.65
+assert abs(gains["medseq"] - 1) < 0.03 and report.limit == "smoothness"
+assert gains["local PCA"] > gains["blur of 5 mm"] > 2
 
 # %% [markdown]
 # ## What to trust
