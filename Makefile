@@ -9,7 +9,7 @@ ifneq ($(wildcard ../shared/data),)
 export MEDSEQ_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: help install demo test lint typecheck pytest format hooks clean
+.PHONY: help install demo test lint typecheck pytest format figures hooks clean
 
 help:
 	@echo "make demo       restore the sample series into demo_output/"
@@ -17,6 +17,7 @@ help:
 	@echo "make lint       ruff check and format check"
 	@echo "make typecheck  mypy"
 	@echo "make format     let ruff rewrite the files"
+	@echo "make figures    the pictures of the README, from the sample data"
 	@echo "make hooks      run the checks before every commit"
 	@echo "make clean      remove what make made, the environment included"
 
@@ -38,6 +39,9 @@ pytest: $(VENV)/installed-dev
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+figures: $(VENV)/installed-dev
+	$(BIN)/python pipelines/readme_figures.py
 
 hooks: $(VENV)/installed-dev
 	$(BIN)/pre-commit install
