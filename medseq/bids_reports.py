@@ -16,7 +16,7 @@ from medseq.io import load_clip
 from medseq.io.bids import Run, find_runs, load_run
 from medseq.io.bids_names import BidsName
 from medseq.io.bids_sidecar import read_json
-from medseq.provenance import collected_warnings
+from medseq.provenance import collected_warnings, sha256
 
 if TYPE_CHECKING:
     from medseq.report.blocks import Section
@@ -49,6 +49,7 @@ def write_subject_pages(dataset: Path, out: Path, runs: Iterable[Run]) -> dict[s
         except Exception as error:
             terminal.say(f"{page.name}: {terminal.explained(error)}")
             failed[page.name] = error
+            page.unlink(missing_ok=True)  # it told of older results
     return failed
 
 
@@ -63,6 +64,9 @@ def _write(page: Path, out: Path, runs: list[Run]) -> None:
         if not made:
             warnings.append(f"{run.name.stem}: not restored, and so not shown here")
         for name, content in made:
+            if not _is_source(run, content):
+                warnings.append(f"{name.stem}: its source has changed since, and so it is not shown here")
+                continue
             result = {key: value for key, value in content["result"].items() if key not in _INTERNAL}
             made_how = provenance({**content, "result": result})
             sections.append(replace(_section(run, out, name, content), provenance=made_how))
@@ -79,6 +83,11 @@ def _derivatives(run: Run, out: Path) -> Iterator[tuple[BidsName, dict[str, Any]
         log = out / "logs" / f"{name.stem}.run.json"
         if log.is_file() and (out / run.folder / str(name)).is_file():
             yield name, read_json(log)
+
+
+def _is_source(run: Run, content: Mapping[str, Any]) -> bool:
+    """Whether the files of a run are still those that a record tells of."""
+    return {sha256(file) for file in run.files} == {file["sha256"] for file in content["inputs"]}
 
 
 def _section(run: Run, out: Path, name: BidsName, content: Mapping[str, Any]) -> Section:

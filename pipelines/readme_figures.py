@@ -17,7 +17,6 @@ import jupytext
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 from PIL import Image
-from traitlets.config import Config
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOK = ROOT / "docs" / "notebooks" / "tour.py"
@@ -27,10 +26,8 @@ _QUALITY = 88  # of WebP
 
 def executed() -> NotebookNode:
     """The tour as a notebook, with what its cells put out. Raises CellExecutionError where one fails."""
-    # Sockets in the file system: ports would be open to everybody on this machine.
-    config = Config({"KernelManager": {"transport": "ipc"}})
     place = {"metadata": {"path": str(NOTEBOOK.parent)}}
-    return NotebookClient(jupytext.read(NOTEBOOK), timeout=None, resources=place, config=config).execute()
+    return NotebookClient(jupytext.read(NOTEBOOK), timeout=None, resources=place).execute()
 
 
 def pictures(notebook: NotebookNode) -> dict[str, bytes]:

@@ -28,7 +28,7 @@ from medseq.temporal import TemporalStatistics, temporal_statistics
 from medseq.warmstart import sense_operator
 
 _FEWEST_FRAMES = 3  # that say anything about motion
-_STD_NOTE = "The std over the samples is not calibrated: it ranks what is less sure, it is no confidence interval."
+_STD_NOTE = "The std over the samples is not calibrated: it is no confidence interval."
 _AIR = "Noise of magnitudes has a mean where there is no signal; it was taken out, so that air is dark."
 _NO_REFERENCE = "Nothing here knows the truth: these figures tell how a result behaves, not how right it is."
 
