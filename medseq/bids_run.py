@@ -48,6 +48,7 @@ class Method:
     device: str = "auto"
     precision: str = "auto"
     prior: str | None = None
+    strict: bool = False
 
     def is_bold(self, run: Run) -> bool:
         """Whether a run is done by the methods for BOLD, which ask no prior."""
@@ -269,6 +270,7 @@ def _restored(run: Run, series: Clip | KSpace, method: Method, prior: Prior, pro
         "device": method.device,
         "precision": method.precision,
         "progress": progress,
+        "strict": method.strict,
     }
     if isinstance(series, KSpace):
         made = restore.reconstruct(series, steps=method.steps, **common)
@@ -307,4 +309,4 @@ def _images(work: _Work, restored: Restored) -> Iterator[tuple[BidsName, Clip, S
         yield name, extra, {"Description": f"{description}: {suffix.replace('_', ' ')}"}, run.file
     if restored.std is not None:
         name = replace(work.output, entities={**work.output.entities, "desc": f"{work.output.entities['desc']}std"})
-        yield name, restored.std, {"Description": f"{description}: std of the magnitude over the samples"}, run.file
+        yield name, restored.std, {"Description": f"{description}: std of the magnitude"}, run.file

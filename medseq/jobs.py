@@ -29,7 +29,7 @@ _SHORTEST_SECRET = 16  # bytes
 def reconstruct_file(
     source: Path, output: Path, settings: Mapping[str, Any], work: Callable[[KSpace, Progress], Restored]
 ) -> str:
-    """Read raw data, reconstruct them and write NIfTI `output`, its `_std` for several samples, and its `.run.json`.
+    """Read raw data, reconstruct them and write NIfTI `output`, its `_std` if one is known, maps and `.run.json`.
 
     settings: every option, by name; `prior` among them. work: reconstructs what was read. Returns what to tell the
     user. Raises MedseqError like `load_kspace` and `work`, and UsageError for an impossible output.
@@ -50,6 +50,8 @@ def reconstruct_file(
             save_clip(restored.clip, folder / output.name)
             if restored.std is not None:
                 save_clip(restored.std, folder / beside(output, "std"))
+            for name, extra in restored.maps.items():
+                save_clip(extra, folder / beside(output, name))
         record.save(folder / f"{stem(output)}.run.json")
     slices, _, frames, height, width = restored.clip.data.shape
     return f"{output}: {frames} frames of {width} x {height}, {slices} slices; {record.elapsed:.1f} s"

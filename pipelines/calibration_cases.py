@@ -21,7 +21,7 @@ from medseq.simulate import acquire
 from medseq.stills import load_stills
 
 SIZE = (144, 176)
-SMALL = (96, 112)  # where every series is restored many times over
+SMALL = (96, 112)
 ACCELERATIONS = (3.0, 4.0, 6.0, 8.0, 10.0, 12.0)
 
 

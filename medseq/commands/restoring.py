@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from medseq.commands.options import Count, Kind, Options, Output, Positive, SeriesOutput, Steps, app, examples
+from medseq.commands.options import Count, Kind, Options, Output, Positive, SeriesOutput, Steps, Support, app, examples
 from medseq.errors import UsageError
 from medseq.series_options import SeriesOptions
 
@@ -32,6 +32,7 @@ def reconstruct(
         bool, Parameter(name="--complex", help="Write complex values, which few viewers open.")
     ] = False,
     steps: Annotated[Count | None, Parameter(help="Noise levels [default: 4, or 12 with several samples].")] = None,
+    support: Support = False,
     options: Options = Options(),  # noqa: B008 (frozen)
 ) -> None:
     """Reconstruct an image series from undersampled k-space."""
@@ -39,11 +40,11 @@ def reconstruct(
     from medseq.jobs import reconstruct_file
 
     def work(kspace: KSpace, progress: Progress) -> Restored:
-        restored = restore.reconstruct(kspace, steps=steps, progress=progress, **asdict(options))
+        restored = restore.reconstruct(kspace, steps=steps, support=support, progress=progress, **asdict(options))
         clip = restored.clip
         return restored if keep_phase else replace(restored, clip=clip.with_data(clip.data.abs()))
 
-    settings = {"complex": keep_phase, "steps": steps, **asdict(options)}
+    settings = {"complex": keep_phase, "steps": steps, "support": support, **asdict(options)}
     print(reconstruct_file(raw, output, settings, work))
 
 
@@ -64,6 +65,7 @@ def denoise(
     censored: Annotated[Path | None, Parameter(help="BOLD: text file of a 0 or, for a bad volume, a 1 each.")] = None,
     sigma: Annotated[Positive | None, Parameter(help="Noise std in input units; estimated when not given.")] = None,
     steps: Annotated[Count | None, Parameter(help="Noise levels [default: 1, or 12 with several samples].")] = None,
+    support: Support = False,
     options: Options = Options(),  # noqa: B008 (frozen)
     reading: SeriesOptions = SeriesOptions(),  # noqa: B008 (frozen)
 ) -> int:
@@ -78,17 +80,21 @@ def denoise(
     if is_bids(series):
         if censored is not None:
             raise UsageError("--censored is about one series; give one of the dataset's files")
+        if support:
+            raise UsageError("--support is about one series; give one of the dataset's files")
         return _restore_dataset(series, output, reading, Method(kind=kind, sigma=sigma, steps=steps, **asdict(options)))
 
     def work(clip: Clip, progress: Progress) -> Restored:
-        return restore.denoise(clip, sigma=sigma, steps=steps, progress=progress, **asdict(options))
+        common = {"support": support, "progress": progress, **asdict(options)}
+        return restore.denoise(clip, sigma=sigma, steps=steps, **common)
 
     bad = None if censored is None else read_censored(censored)
 
     def bold_work(clip: Clip, _: Progress) -> Restored:
         return restore_bold(clip, sigma=sigma, censored=bad, samples=options.samples)
 
-    settings = {"kind": kind, "censored": censored, "sigma": sigma, "steps": steps, **asdict(options)}
+    settings = {"kind": kind, "censored": censored, "sigma": sigma, "steps": steps, "support": support}
+    settings |= asdict(options)
     print(restore_series("denoise", series, output, settings, work, reading, bold_work))
     return 0
 
