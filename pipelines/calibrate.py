@@ -174,7 +174,7 @@ def cross_coverage(kept: list[dict], names: tuple[str, ...]) -> tuple[list[list[
 def fitted(bench: Bench, stills: Stills, cases: int, draw_cases: int) -> Iterator[tuple[str, Calibration, list[dict]]]:
     for kind, samples, count, names in (("image", 1, cases, IMAGE), ("draws", DRAWS, draw_cases, DRAWN)):
         for task in TASKS if count else ():
-            share = count if task == "reconstruct" else (3 * count + 7) // 8
+            share = count if task == "reconstruct" or kind == "draws" else max(1, count // 4)
             kept = [bench.case(task, number, stills, samples) for number in range(share)]
             about = f"{share} simulated series (held-out stills in motion, phantoms)"
             yield f"{task} {kind}", fit(as_cases(kept), names, kept[0]["steps"], about), kept
@@ -205,7 +205,7 @@ def main() -> None:
         }
         print(name, calibration, report[name], flush=True)
     TASKS["one frame"] = one_frame
-    seen += [bench.case("one frame", number, stills, 1) for number in range(chosen.cases // 5)]
+    seen += [bench.case("one frame", number, stills, 1) for number in range(chosen.cases // 4)]
     expected = {}
     for measure, names in FACTS.items():
         pairs = [one["seen"][measure] for one in seen if measure in one["seen"] and one["kind"] == "still"]
