@@ -184,6 +184,7 @@ def denoise(
     noisy series itself. A map goes through the sampler. steps: levels; None is 1 for the single image of uniform noise,
     else 12. A real clip gets an imaginary channel of noise of its own sigma, which is what the prior expects. A
     magnitude (real, nowhere negative) carries Rician noise: the bias that it leaves is taken out, so that air is dark.
+    support, strict: as of `reconstruct`.
 
     Raises InputError when no noise or scale can be found, UsageError for impossible options: several samples in one
     step among them, as they would all be the same.
@@ -269,7 +270,8 @@ def interpolate(
     Known and wanted times share a uniform grid (to 1 % of a frame interval), else wanted frames are sums of the two
     nearest frames of a fine grid. Frames after the last are only possible with a period. Known frames enter at their
     own noise level; the missing ones start from the mixture of straight lines, splines and optical flow that predicts
-    left-out known frames best, at its estimated error. Raises UsageError for impossible times or factors.
+    left-out known frames best, at its estimated error. strict: as of `reconstruct`. Raises UsageError for impossible
+    times or factors.
     """
     _check_complete(clip)
     grid = TimeGrid.for_clip(clip, factor=factor, times=times)

@@ -135,7 +135,7 @@ def save_trust(trust: Trust, path: str | Path, about: dict[str, Any]) -> Path:
     path = Path(path)
     table = {
         "weights": read_card(path).sha256,
-        "about": about,
+        "about": _rounded(about),
         "std": {name: _rounded(asdict(one)) for name, one in trust.std.items()},
         "expected": {name: _rounded(asdict(one)) for name, one in trust.expected.items()},
     }
