@@ -83,6 +83,7 @@ class Restoring:
     device: Device = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     prior: Annotated[str | None, Parameter(help="Name or file of another prior than the one that medseq ships.")] = None
+    strict: Annotated[bool, Parameter(help="Refuse a series unlike those that the prior has learnt.")] = False
 
 
 @Parameter(name="*")

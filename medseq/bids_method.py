@@ -32,6 +32,7 @@ class Method:
     device: str = "auto"
     precision: str = "auto"
     prior: str | None = None
+    strict: bool = False
 
     def is_bold(self, run: Run) -> bool:
         """Whether a run is done by the methods for BOLD, not by the prior of hearts."""

@@ -246,6 +246,7 @@ def _restored(run: Run, series: Clip | KSpace, method: Method, prior: Prior | No
         "device": method.device,
         "precision": method.precision,
         "progress": progress,
+        "strict": method.strict,
     }
     if isinstance(series, KSpace):
         made = restore.reconstruct(series, steps=method.steps, **common)
@@ -262,6 +263,7 @@ def _restored(run: Run, series: Clip | KSpace, method: Method, prior: Prior | No
             prior=method.prior,
             device=method.device,
             precision=method.precision,
+            strict=method.strict,
         )
     if method.mode == "interpolate":
         if method.steps is not None:
@@ -294,4 +296,4 @@ def _images(work: _Work, restored: Restored) -> Iterator[tuple[BidsName, Clip, S
         )
     if restored.std is not None:
         name = std_name(work.output)
-        yield name, restored.std, {"Description": f"{description}: std of the magnitude over the samples"}, run.file
+        yield name, restored.std, {"Description": f"{description}: std of the magnitude"}, run.file

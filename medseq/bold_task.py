@@ -17,7 +17,7 @@ from torch import Tensor
 from medseq.bold import Report, denoise_bold, tissue_mask
 from medseq.bold_split import FluctuationPrior
 from medseq.clip import Clip
-from medseq.errors import MedseqWarning, UsageError
+from medseq.errors import InputError, MedseqWarning, UsageError
 from medseq.gathering import Restored
 from medseq.io.weights import load_bold_prior
 from medseq.runtime import choose_device, choose_precision
@@ -43,6 +43,7 @@ def restore_bold(
     prior: str | Path | None = None,
     device: str = "auto",
     precision: str = "auto",
+    strict: bool = False,
 ) -> Restored:
     """`denoise_bold` with its report: `info` says how much was removed and why no more, `maps` hold what it cost.
 
@@ -54,9 +55,9 @@ def restore_bold(
     be cut out are put back for the time being only.
     sigma: noise std of each real channel, a number or (B, 1, 1, Y, X), None to map it. maps: `dof_lost`, degrees of
     freedom to take off in a model (see `medseq.activation.glm`); `removed`, std of what was taken away, in input units.
-    Warns with MedseqWarning where what is removed is far from being noise, a response would lose much, or a magnitude
-    has too little SNR. Raises UsageError for several samples, as the method is deterministic, and else as
-    `denoise_bold` and `load_bold_prior`.
+    Warns with MedseqWarning where what is removed is far from being noise (InputError when `strict`), a response would
+    lose much, or a magnitude has too little SNR. Raises UsageError for several samples, as the method is deterministic,
+    and else as `denoise_bold` and `load_bold_prior`.
     """
     if samples > 1:
         raise UsageError("BOLD denoising is deterministic: there are no samples to draw; leave --samples out")
@@ -72,7 +73,7 @@ def restore_bold(
     else:
         ready = _ready(prior, device, precision)
         done = denoise_bold(complete, sigma=noise, filled=lacking, prior=ready, bias=None, growth=None)
-    _warn(done.report, complete)
+    _warn(done.report, complete, strict)
     removed = done.removed.abs().square().mean(2, keepdim=True).sqrt()
     maps = {"dof_lost": _map(done.dof_lost.float(), clip), "removed": _map(removed, clip)}
     result = replace(done.clip, data=done.clip.data[:, :, there], times=clip.times)
@@ -87,7 +88,7 @@ def _ready(prior: str | Path | None, device: str, precision: str) -> Fluctuation
     return lambda x, sigma: loaded(x.to(where), sigma).cpu()
 
 
-def _warn(report: Report, series: Clip) -> None:
+def _warn(report: Report, series: Clip, strict: bool) -> None:
     snr = float(series.data.abs().mean(2, keepdim=True)[tissue_mask(series.data)].median()) / report.noise
     if snr < _GAUSSIAN_SNR and not series.is_complex:
         warnings.warn(
@@ -96,12 +97,13 @@ def _warn(report: Report, series: Clip) -> None:
             stacklevel=3,
         )
     if report.noise_share < 1 / _UNLIKE_NOISE:
-        warnings.warn(
+        told = (
             f"only {100 * report.noise_share:.0f} % of what is not taken for signal is noise: the head moved, or the "
-            "series is unlike those that this method is for; little was removed",
-            MedseqWarning,
-            stacklevel=3,
+            "series is unlike those that this method is for; little was removed"
         )
+        if strict:
+            raise InputError(told)
+        warnings.warn(told, MedseqWarning, stacklevel=3)
     if report.kept < _KEPT:
         warnings.warn(
             f"a response of 1 % and 6 mm would keep {100 * report.kept:.0f} % of its amplitude: this series is not one "

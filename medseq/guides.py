@@ -30,7 +30,7 @@ def guides(x: Tensor, level: Tensor, periodic: bool) -> Tensor:
     return torch.cat([components(x, level), neighbours(x, weight, periodic), clip_mean(x, weight)], dim=1)
 
 
-def components(x: Tensor, level: Tensor) -> Tensor:
+def components(x: Tensor, level: float | Tensor) -> Tensor:
     """`local_pca_wiener` of the frames brought to one noise level, and back."""
     white = x / level
     pilot = local_pca(white, 1.0, patch=_PATCH, stride=_STRIDE)

@@ -6,14 +6,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medseq.calibration import Calibration
 from medseq.guides import guides
+from medseq.mismatch import Expectation
 
 _FAR = 3.0  # times the noise: the bound of what a guide may say; part of what the weights were trained with
 
@@ -38,6 +41,17 @@ class SpreadTable:
         return float(np.exp(np.interp(np.log(sigma), np.log(self.sigma), np.log(self.rmse))))
 
 
+@dataclass(frozen=True)
+class Trust:
+    """What simulated series taught about results of this prior. std: by task and kind of result, as "reconstruct image"
+    or "denoise draws". expected: by measure of mismatch (`medseq.mismatch`); empty, or every one of them. sha256: of
+    the file they come from."""
+
+    std: Mapping[str, Calibration] = field(default_factory=dict)
+    expected: Mapping[str, Expectation] = field(default_factory=dict)
+    sha256: str = ""
+
+
 class Prior(nn.Module):
     """A network with EDM preconditioning.
 
@@ -47,6 +61,7 @@ class Prior(nn.Module):
     spread: measured RMSE at each noise level, or None for an untrained prior.
     periodic: whether the last frame is followed by the first; set it for the series at hand.
     autocast: dtype the network computes in (torch.bfloat16), or None for float32. Everything else is float32.
+    trust: what is known of the errors of its results; empty when nothing was fitted.
     """
 
     def __init__(
@@ -56,8 +71,10 @@ class Prior(nn.Module):
         spread: SpreadTable | None = None,
         periodic: bool = False,
         autocast: torch.dtype | None = None,
+        trust: Trust = Trust(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
+        self.trust = trust
         self.net, self.sigma_data, self.spread = net, float(sigma_data), spread
         self.periodic, self.autocast = periodic, autocast
         self.guided = bool(getattr(net, "guides", 0))

@@ -6,6 +6,7 @@ one after the other, each with noise of its own seed, so neither memory nor resu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,21 +23,25 @@ from medseq.errors import InputError, UsageError
 from medseq.gathering import (
     SMALLEST_SIGMA,
     Restored,
+    SliceRun,
+    best_image,
     checked_scale,
     collect,
+    drawn,
     finished,
-    image_or_draws,
     kind_of,
     levels_between,
 )
+from medseq.guides import components
 from medseq.measurement import Measurement
+from medseq.mismatch import left_out_measures, residual_measures
 from medseq.noise import estimate_noise_image, magnitude_unbias, unit_noise
 from medseq.operators import Identity, Mask, Resample
 from medseq.posterior import Level, ancestral, posterior_samples
 from medseq.prior import Prior, Windowed
 from medseq.runtime import OVERLAP, WINDOW, Engine, Progress
 from medseq.timegrid import TimeGrid, linear_weights
-from medseq.warmstart import sense_operator, warm_start
+from medseq.warmstart import Start, sense_operator, warm_start
 
 # Chosen on simulated and animated cases (docs/measurements.md), then fixed.
 BEST_FACTORS = (1.0, 0.5)  # first and last noise level of the best image, times the error of its start
@@ -59,14 +64,18 @@ def reconstruct(
     device: str = "auto",
     precision: str = "auto",
     progress: Progress | None = None,
+    support: bool = False,
+    strict: bool = False,
 ) -> Restored:
     """Images from undersampled multi-coil k-space. Returns a complex Clip in the units of the k-space.
 
     The noise is made white, the maps are estimated where there are none, and the sampler starts from a classical
     reconstruction (`warm_start`), at a noise level taken from its estimated error. steps: evaluations of the network a
-    sample; None is 4 for the single image, else 12.
+    sample; None is 4 for the single image, else 12. support: also map how much of each voxel came from the measurement
+    (`maps["support"]`), for the price of one more single image, with several samples of two.
 
-    Raises InputError when noise, maps or scale can't be found in the data, UsageError for impossible options,
+    Raises InputError when noise, maps or scale can't be found in the data, or if strict for a series unlike those that
+    the prior has learnt (else that is a warning), UsageError for impossible options,
     ResourceError when the device is not there.
     """
     if steps is None:
@@ -86,23 +95,61 @@ def reconstruct(
     white, unit, gain = whitened(kspace)
     scale = checked_scale(average_image(white))
     errors: list[float] = []
+    periodic = kspace.period is not None
 
-    def slice_draws(b: int) -> Iterator[Tensor]:
+    def run_slice(b: int) -> SliceRun:
         part = slice_of(white, b, engine.device)
         assert part.maps is not None
-        y, sigma = part.data / scale, unit / scale
-        periodic = kspace.period is not None
-        begun = warm_start(y, part.keep, part.maps, sigma, engine.seed, periodic=periodic)
+        maps, keep, y, sigma = part.maps, part.keep, part.data / scale, unit / scale
+        A = sense_operator(keep, maps)
+        begun = warm_start(y, keep, maps, sigma, engine.seed, periodic=periodic)
         errors.append(begun.error)
-        A = sense_operator(part.keep, part.maps)
-        measurement = Measurement(y, A, sigma, iterations=SOLVE_ITERATIONS if engine.samples == 1 else DRAW_ITERATIONS)
-        first, last = BEST_FACTORS if engine.samples == 1 else DRAW_FACTORS
-        levels = levels_between(engine, first * begun.error, last * begun.error)
-        go_on = begun.go_on
-        refine = None if go_on is None else lambda image: go_on(image, BETWEEN_LEVELS)
-        yield from image_or_draws(engine, measurement, levels, begun.image, levels[0], b, refine)
 
-    result = collect(engine, slice_draws, kspace.data.shape[0], scale)
+        def levels(error: float, factors: tuple[float, float]) -> list[Level]:
+            return levels_between(engine, factors[0] * error, factors[1] * error)
+
+        def best(y: Tensor, start: Start) -> Tensor:
+            measurement = Measurement(y, A, sigma, iterations=SOLVE_ITERATIONS)
+            go_on = start.go_on
+            refine = None if go_on is None else lambda image: go_on(image, BETWEEN_LEVELS)
+            return best_image(engine, measurement, levels(start.error, BEST_FACTORS), start.image, refine)
+
+        def if_changed(change: Tensor | None) -> Tensor:
+            if change is None:
+                return best(y, begun)
+            other = y + A(change)
+            return best(other, warm_start(other, keep, maps, sigma, engine.seed, periodic=periodic))
+
+        def draws() -> Iterator[Tensor]:
+            if engine.samples == 1:
+                yield best(y, begun)
+                return
+            measurement = Measurement(y, A, sigma, iterations=DRAW_ITERATIONS)
+            noisy = levels(begun.error, DRAW_FACTORS)
+            yield from drawn(engine, measurement, noisy, begun.image, noisy[0], b)
+
+        def measures(_: Tensor) -> dict[str, float]:
+            assert begun.unseen is not None
+            return left_out_measures(engine.denoiser, begun.blind, begun.error, begun.unseen, sigma)
+
+        measured = keep.any(dim=1, keepdim=True).expand(1, 1, *y.shape[2:])
+        acceleration = 1 / float(measured.float().mean())
+        return SliceRun(
+            draws(),
+            lambda: begun.image,
+            begun.error,
+            if_changed if support else None,
+            None if begun.unseen is None else measures,
+            {
+                "log_acceleration": math.log(acceleration),
+                "log_noise": math.log(sigma),
+                "log_start_over_noise": math.log(begun.error / sigma),
+                "one_frame": float(y.shape[2] == 1),
+            },
+            acceleration,
+        )
+
+    result = collect(engine, "reconstruct", run_slice, kspace.data.shape[0], scale)
     info = {
         "coils": white.coils,
         "noise_before_whitening": _described(kspace.noise),
@@ -112,7 +159,7 @@ def reconstruct(
     if bool((gain != 1).any()):
         result = result.divided(gain)
     clip = Clip(result.mean, kspace.affine, kspace.times, kspace.period)
-    return finished(result, clip, engine, scale, info)
+    return finished(result, clip, engine, scale, info, "reconstruct", strict=strict)
 
 
 def denoise(
@@ -126,6 +173,8 @@ def denoise(
     device: str = "auto",
     precision: str = "auto",
     progress: Progress | None = None,
+    support: bool = False,
+    strict: bool = False,
 ) -> Restored:
     """The series without its noise; real stays real, complex stays complex.
 
@@ -135,6 +184,7 @@ def denoise(
     noisy series itself. A map goes through the sampler. steps: levels; None is 1 for the single image of uniform noise,
     else 12. A real clip gets an imaginary channel of noise of its own sigma, which is what the prior expects. A
     magnitude (real, nowhere negative) carries Rician noise: the bias that it leaves is taken out, so that air is dark.
+    support, strict: as of `reconstruct`.
 
     Raises InputError when no noise or scale can be found, UsageError for impossible options: several samples in one
     step among them, as they would all be the same.
@@ -160,26 +210,45 @@ def denoise(
     noise = _noise_of(clip, sigma)
     rician = not clip.is_complex and bool((clip.data >= 0).all())
 
-    def slice_draws(b: int) -> Iterator[Tensor]:
+    def run_slice(b: int) -> SliceRun:
         level = (noise[b if noise.shape[0] > 1 else 0][None] / scale).to(engine.device)
-        for draw in clean_draws(b, level.clamp(min=SMALLEST_SIGMA)):
-            yield magnitude_unbias(draw.real, level) if rician else draw
-
-    def clean_draws(b: int, level: Tensor) -> Iterator[Tensor]:
+        told = level.clamp(min=SMALLEST_SIGMA)
         y = clip.data[b : b + 1].to(engine.device) / scale
-        y = y if clip.is_complex else torch.complex(y, level * unit_noise(y, engine.generator(b, 0)))
-        if level.numel() == 1:
-            yield from _uniform_noise_draws(engine, y, float(level), b, real=not clip.is_complex)
-            return
-        top = float(level.max())
-        levels = levels_between(engine, top, DRAW_FACTORS[1] * top)
-        missing = (top**2 - level**2).sqrt()
-        measurement = Measurement(y, Identity(), level)
-        yield from image_or_draws(engine, measurement, levels, y, missing, b)
+        y = y if clip.is_complex else torch.complex(y, told * unit_noise(y, engine.generator(b, 0)))
 
-    result = collect(engine, slice_draws, clip.data.shape[0], scale, finish=kind_of(clip.data))
+        def unbiased(image: Tensor) -> Tensor:
+            return magnitude_unbias(image.real, level) if rician else image
+
+        def best(y: Tensor) -> Tensor:
+            if told.numel() > 1:
+                return best_image(engine, Measurement(y, Identity(), told), falling, y)
+            if engine.steps > 1:
+                return next(_descents(engine, y, float(told), b, 1))
+            return _in_one_step(engine, y, float(told), real=not clip.is_complex)
+
+        def draws() -> Iterator[Tensor]:
+            if engine.samples == 1:
+                yield best(y)
+            elif told.numel() == 1:
+                yield from _descents(engine, y, float(told), b, engine.samples)
+            else:
+                missing = (top**2 - told**2).sqrt()
+                yield from drawn(engine, Measurement(y, Identity(), told), falling, y, missing, b)
+
+        top = float(told.max())
+        falling = levels_between(engine, top, DRAW_FACTORS[1] * top)
+        return SliceRun(
+            map(unbiased, draws()),
+            lambda: unbiased(Windowed(components, WINDOW, OVERLAP)(y, told)),
+            told,
+            (lambda change: best(y if change is None else y + change)) if support else None,
+            lambda image: residual_measures(clip.data[b : b + 1] / scale - image.cpu(), told.cpu()),
+            {"log_noise": math.log(float(told.mean())), "magnitude": float(rician)},
+        )
+
+    result = collect(engine, "denoise", run_slice, clip.data.shape[0], scale, finish=kind_of(clip.data))
     info = {"noise": noise.flatten(1).amax(1).tolist(), "rician_bias_removed": rician}
-    return finished(result, clip.with_data(result.mean), engine, scale, info)
+    return finished(result, clip.with_data(result.mean), engine, scale, info, "denoise", strict=strict)
 
 
 def interpolate(
@@ -194,13 +263,15 @@ def interpolate(
     device: str = "auto",
     precision: str = "auto",
     progress: Progress | None = None,
+    strict: bool = False,
 ) -> Restored:
     """The series at other times: `factor` times as many frames, or exactly at `times` (seconds).
 
     Known and wanted times share a uniform grid (to 1 % of a frame interval), else wanted frames are sums of the two
     nearest frames of a fine grid. Frames after the last are only possible with a period. Known frames enter at their
     own noise level; the missing ones start from the mixture of straight lines, splines and optical flow that predicts
-    left-out known frames best, at its estimated error. Raises UsageError for impossible times or factors.
+    left-out known frames best, at its estimated error. strict: as of `reconstruct`. Raises UsageError for impossible
+    times or factors.
     """
     _check_complete(clip)
     grid = TimeGrid.for_clip(clip, factor=factor, times=times)
@@ -219,7 +290,7 @@ def interpolate(
     scale = checked_scale(clip.data.mean(dim=2, keepdim=True))
     noise = _noise_of(clip, None)
 
-    def slice_draws(b: int) -> Iterator[Tensor]:
+    def run_slice(b: int) -> SliceRun:
         known = (clip.data[b : b + 1] / scale).to(engine.device)
         sigma = max(float(noise[b].max()) / scale, SMALLEST_SIGMA)
         image, error = between(known, clip.times, grid.times, clip.period)
@@ -231,35 +302,53 @@ def interpolate(
         first, last = BEST_FACTORS if samples == 1 else DRAW_FACTORS
         levels = levels_between(engine, first * error, last * error)
         keep = grid.known.to(engine.device)
-        operator = grid.operator(engine.device)
-        measurement = Measurement(grid.measured(known), operator, sigma)
-        by_frame: list[Level] = [torch.where(keep, min(sigma, level), level) for level in levels[:-1]]
+        measurement = Measurement(grid.measured(known), grid.operator(engine.device), sigma)
+        by_frame: list[Level] = [*(torch.where(keep, min(sigma, level), level) for level in levels[:-1]), 0.0]
 
-        for draw in image_or_draws(engine, measurement, [*by_frame, 0.0], image, torch.where(keep, 0.0, levels[0]), b):
-            yield grid.wanted(draw)
+        def draws() -> Iterator[Tensor]:
+            if engine.samples == 1:
+                yield best_image(engine, measurement, by_frame, image)
+            else:
+                yield from drawn(engine, measurement, by_frame, image, torch.where(keep, 0.0, levels[0]), b)
 
-    result = collect(engine, slice_draws, clip.data.shape[0], scale, finish=kind_of(clip.data))
+        def known_residual(known: Tensor, sigma: float) -> Tensor:
+            residual = known - _in_one_step(engine, known, sigma, real=not clip.is_complex)
+            return residual if clip.is_complex else residual.real
+
+        expected = torch.where(keep, sigma, error).expand(1, 1, grid.frames, 1, 1)
+        return SliceRun(
+            map(grid.wanted, draws()),
+            lambda: grid.wanted(image),
+            grid.wanted(expected),
+            measures=lambda _: residual_measures(known_residual(known, sigma), sigma),
+            facts={"log_noise": math.log(sigma), "magnitude": 0.0},
+        )
+
+    result = collect(engine, "interpolate", run_slice, clip.data.shape[0], scale, finish=kind_of(clip.data))
     restored = replace(clip, data=result.mean, times=grid.wanted_times)
-    return finished(result, restored, engine, scale, {"noise": noise.flatten().tolist(), "grid_frames": grid.frames})
+    info = {"noise": noise.flatten().tolist(), "grid_frames": grid.frames}
+    return finished(result, restored, engine, scale, info, "interpolate", strict=strict)
 
 
-def _uniform_noise_draws(engine: Engine, y: Tensor, sigma: float, b: int, *, real: bool) -> Iterator[Tensor]:
-    """One evaluation; or draws: y is the state of the diffusion at sigma already, from where it only has to descend."""
-    if engine.samples == 1 and engine.steps == 1:
-        with torch.no_grad():
-            clean = engine.denoiser(*_filtered(y, sigma, real))
-        engine.tick()
-        yield clean
-        return
+def _descents(engine: Engine, y: Tensor, sigma: float, b: int, samples: int) -> Iterator[Tensor]:
+    """Draws of uniform noise: y is the state of the diffusion at sigma already, from where it only has to descend."""
     nothing = Measurement(torch.zeros_like(y), Mask(False), 1.0)
     levels = levels_between(engine, sigma, min(sigma, SMALLEST_SIGMA))
-    for k in range(engine.samples):
+    for k in range(samples):
         g = engine.generator(b, k)
         yield engine.last(
             posterior_samples(
                 engine.denoiser, nothing, levels, y, spread=lambda level: 0.0 * level, eta=ancestral, generator=g
             )
         )
+
+
+def _in_one_step(engine: Engine, y: Tensor, sigma: float, *, real: bool) -> Tensor:
+    """The single image of uniform noise: one evaluation of the network, after a classical filter."""
+    with torch.no_grad():
+        clean = engine.denoiser(*_filtered(y, sigma, real))
+    engine.tick()
+    return clean
 
 
 def _filtered(y: Tensor, sigma: float, real: bool) -> tuple[Tensor, float]:

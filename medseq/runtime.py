@@ -83,8 +83,14 @@ class Engine:
         ).eval()
         self.denoiser: Denoiser = Windowed(ready, WINDOW, OVERLAP) if windowed else ready
         self.spread: SpreadTable = loaded.spread
+        self.trust, self.periodic = loaded.trust, periodic
         self.seed, self.samples, self.steps = seed, samples, steps
         self._progress, self._done, self._total = progress, 0, 0
+
+    @property
+    def kind(self) -> str:
+        """What comes out: one best `image`, or the mean of several `draws`."""
+        return "image" if self.samples == 1 else "draws"
 
     def generator(self, item: int, sample: int) -> torch.Generator:
         """Noise of one slice and sample, the same whatever else is restored beside it and on whatever device."""

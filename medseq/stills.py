@@ -18,13 +18,14 @@ from medseq.phantoms.phases import Stills
 SAME_SLICE = 0.9  # least correlation of two phases of one slice
 
 
-def load_stills(folder: Path, pairs: bool = True) -> Stills:
+def load_stills(folder: Path, pairs: bool = True, last: float = 1.0) -> Stills:
     """Every PNG of a folder, searched to any depth, in the order of its path.
 
-    pairs: register frames that show one slice in two phases (about half a second a pair). Raises InputError when there
-    is no PNG or when the frames differ in size.
+    pairs: register frames that show one slice in two phases (about half a second a pair). last: only this share of the
+    files, from the end. Raises InputError when there is no PNG or when the frames differ in size.
     """
     files = sorted(folder.rglob("*.png"))
+    files = files[len(files) - int(last * len(files)) :]
     if not files:
         raise InputError(f"{folder}: no PNG files there; correct `stills` or leave it out")
     frames = [_grey(imread(file)) for file in files]

@@ -33,11 +33,14 @@ def sense_operator(keep: Tensor, maps: Tensor) -> LinearOp:
 @dataclass(frozen=True)
 class Start:
     """image: (B, 1, T, Y, X). error: its RMSE in each real channel. go_on: (image, number) -> image, more iterations of
-    the same reconstruction from any image; None for one frame."""
+    the same reconstruction from any image; None for one frame. blind: the image before the lines left out came in.
+    unseen: the mean power, in each real channel, of what an image gets wrong on those lines; None when none are."""
 
     image: Tensor
     error: float
     go_on: Callable[[Tensor, int], Tensor] | None
+    blind: Tensor
+    unseen: Callable[[Tensor], float] | None
 
 
 def warm_start(y: Tensor, keep: Tensor, maps: Tensor, sigma: float, seed: int, *, periodic: bool = False) -> Start:
@@ -57,7 +60,8 @@ def warm_start(y: Tensor, keep: Tensor, maps: Tensor, sigma: float, seed: int, *
         blind = composite_descent(y_part, part, periodic=periodic)(average, ITERATIONS)
         go_on = composite_descent(y, A, periodic=periodic)
         image = go_on(blind, FINISHING)
-    return Start(image, _error(blind, y, keep, out, maps, sigma), go_on)
+    unseen = None if not bool(out.any()) else lambda image: _unseen_power(image, y, keep & out, maps)
+    return Start(image, _error(blind, y, keep, out, maps, sigma), go_on, blind, unseen)
 
 
 def left_out(y: Tensor, keep: Tensor, seed: int) -> Tensor:
@@ -80,6 +84,11 @@ def _centre(measured: Tensor, size: tuple[int, int]) -> Tensor:
     first = size[0] // 2 - lines // 2
     line = torch.arange(size[0], device=measured.device)
     return ((line >= first) & (line < first + lines))[:, None][None, None, None]
+
+
+def _unseen_power(image: Tensor, y: Tensor, where: Tensor, maps: Tensor) -> float:
+    wrong = torch.where(where, (Fourier() @ Coils(maps))(image) - y, 0)
+    return float(wrong.abs().square().sum() / (2 * where.expand(y.shape).sum()))
 
 
 def _error(image: Tensor, y: Tensor, keep: Tensor, out: Tensor, maps: Tensor, sigma: float) -> float:

@@ -39,6 +39,9 @@ Goal = Annotated[
     Literal["activation", "fluctuations"],
     Parameter(help="BOLD: what must stay as it is: responses, or all that fluctuates, with the least error."),
 ]
+Support = Annotated[
+    bool, Parameter(help="Also map how much of each voxel came from the data: OUT_support. Doubles the time.")
+]
 Positive = Annotated[float, Parameter(validator=_check_finite_positive)]
 
 
@@ -60,7 +63,8 @@ class PriorOptions:
 class Options(PriorOptions):
     """What every restoring command takes."""
 
-    samples: Annotated[Count, Parameter(help="Draws; with more than one, their mean, and their std in OUT_std.")] = 1
+    samples: Annotated[Count, Parameter(help="Draws; with more than one, their mean. The std is in OUT_std.")] = 1
+    strict: Annotated[bool, Parameter(help="Refuse a series unlike those that the prior has learnt.")] = False
 
 
 app = new_app("medseq", "Restores dynamic medical image series with one video diffusion prior.")

@@ -19,6 +19,7 @@ from medseq.commands.options import (
     Report,
     SeriesOutput,
     Steps,
+    Support,
     app,
     examples,
 )
@@ -53,6 +54,7 @@ def reconstruct(
     ] = False,
     steps: Annotated[Count | None, Parameter(help="Noise levels [default: 4, or 12 with several samples].")] = None,
     report: Report = False,
+    support: Support = False,
     options: Options = Options(),  # noqa: B008 (frozen)
 ) -> None:
     """Reconstruct an image series from undersampled k-space."""
@@ -61,13 +63,15 @@ def reconstruct(
     from medseq.jobs import reconstruct_file
 
     def work(kspace: KSpace, progress: Progress) -> Restored:
-        return restore.reconstruct(kspace, steps=steps, progress=progress, **asdict(options))
+        common = {"support": support, "progress": progress, **asdict(options)}
+        return restore.reconstruct(kspace, steps=steps, **common)
 
     def bold_work(kspace: KSpace, progress: Progress) -> Restored:
         samples, device = options.samples, options.device
         return reconstruct_bold(kspace, denoise=denoise, samples=samples, device=device, progress=progress)
 
-    settings = {"kind": kind, "denoise": denoise, "complex": keep_phase, "steps": steps, **asdict(options)}
+    settings = {"kind": kind, "denoise": denoise, "complex": keep_phase, "steps": steps, "support": support}
+    settings |= asdict(options)
     print(reconstruct_file(raw, output, settings, work, bold_work, report=report))
 
 
@@ -91,6 +95,7 @@ def denoise(
     sigma: Annotated[Positive | None, Parameter(help="Noise std in input units; estimated when not given.")] = None,
     steps: Annotated[Count | None, Parameter(help="Noise levels [default: 1, or 12 with several samples].")] = None,
     report: Report = False,
+    support: Support = False,
     options: Options = Options(),  # noqa: B008 (frozen)
     reading: SeriesOptions = SeriesOptions(),  # noqa: B008 (frozen)
 ) -> int:
@@ -105,11 +110,14 @@ def denoise(
     if is_bids(series):
         if censored is not None:
             raise UsageError("--censored is about one series; give one of the dataset's files")
+        if support:
+            raise UsageError("--support is about one series; give one of the dataset's files")
         method = Method(kind=kind, goal=goal, sigma=sigma, steps=steps, **asdict(options))
         return _restore_dataset(series, output, reading, method)
 
     def work(clip: Clip, progress: Progress) -> Restored:
-        return restore.denoise(clip, sigma=sigma, steps=steps, progress=progress, **asdict(options))
+        common = {"support": support, "progress": progress, **asdict(options)}
+        return restore.denoise(clip, sigma=sigma, steps=steps, **common)
 
     bad = None if censored is None else read_censored(censored)
 
@@ -117,7 +125,8 @@ def denoise(
         chosen = {name: value for name, value in asdict(options).items() if name != "seed"}  # nothing is drawn
         return restore_bold(clip, goal=goal, sigma=sigma, censored=bad, **chosen)
 
-    settings = {"kind": kind, "goal": goal, "censored": censored, "sigma": sigma, "steps": steps, **asdict(options)}
+    settings = {"kind": kind, "goal": goal, "censored": censored, "sigma": sigma, "steps": steps, "support": support}
+    settings |= asdict(options)
     print(restore_series("denoise", series, output, settings, work, reading, bold_work, report=report))
     return 0
 

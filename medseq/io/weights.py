@@ -2,13 +2,14 @@
 
 `NAME.safetensors` holds tensors only (no code can hide in it). `NAME.json`, its card, holds the SHA-256 of that file,
 the architecture, the spread table, and what people need to know: data, licence, how it was trained.
+`NAME.trust.json`, which may be missing, holds what simulated series taught about the errors of its results (`Trust`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
 from medseq.bold_prior import BoldPrior
+from medseq.calibration import Calibration
 from medseq.errors import InputError
 from medseq.io.files import atomic_write
+from medseq.mismatch import Expectation
 from medseq.network import VideoUNet
-from medseq.prior import Prior, SpreadTable
+from medseq.prior import Prior, SpreadTable, Trust
 
 SHIPPED = Path(__file__).parent.parent / "weights"
 DEFAULT = "heart-3"
@@ -86,13 +89,14 @@ def load_prior(name_or_path: str | Path | None = None) -> Prior:
 
     name_or_path: a .safetensors file with its card beside it, the name of a shipped prior, or None (the default).
     Raises InputError when the file is missing, damaged (SHA-256), unsafe (not safetensors), of another architecture, or
-    a prior of BOLD fluctuations.
+    a prior of BOLD fluctuations, or when the trust table beside it is not one, or is that of other weights.
     """
     path = weights_path(name_or_path)
     card, net = _network(path)
     if card.channels != 2:
         raise InputError(f"{path}: a prior of BOLD fluctuations, not of images; choose another one")
-    return Prior(net, card.sigma_data, card.spread).eval().requires_grad_(False)
+    prior = Prior(net, card.sigma_data, card.spread, trust=_read_trust(path, card.sha256))
+    return prior.eval().requires_grad_(False)
 
 
 def load_bold_prior(name_or_path: str | Path | None = None) -> BoldPrior:
@@ -118,6 +122,63 @@ def _network(path: Path) -> tuple[Card, VideoUNet]:
         first = str(error).splitlines()[0][:200]
         raise InputError(f"{path}: not the weights of this network ({first}); fetch weights and card anew") from error
     return card, net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _read_trust(path: Path, weights: str) -> Trust:
+    """What stands beside the weights at `path`, of SHA-256 `weights`; nothing known when there is no such file."""
+    beside = path.with_suffix(".trust.json")
+    if not beside.is_file():
+        return Trust()
+    try:
+        data = beside.read_bytes()
+        table = json.loads(data)
+        std = {
+            name: Calibration(
+                {str(k): float(w) for k, w in one["weights"].items()},
+                float(one["constant"]),
+                float(one["gain"]),
+                tuple(float(factor) for factor in one["factors"]),
+                int(one["steps"]),
+                str(one["about"]),
+            )
+            for name, one in table["std"].items()
+        }
+        expected = {
+            name: Expectation(
+                float(one["constant"]), {str(k): float(v) for k, v in one["slopes"].items()}, float(one["width"])
+            )
+            for name, one in table["expected"].items()
+        }
+        fitted_for = str(table["weights"])
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        raise InputError(f"{beside}: not a trust table ({error}); fetch it anew or remove it") from error
+    if fitted_for != weights:
+        raise InputError(f"{beside}: was fitted to other weights; run pipelines/calibrate.py anew or remove it")
+    return Trust(std, expected, hashlib.sha256(data).hexdigest())
+
+
+def save_trust(trust: Trust, path: str | Path, about: dict[str, Any]) -> Path:
+    """Write what is known of the errors of the prior at `path` (its .safetensors) beside it. Returns where."""
+    path = Path(path)
+    table = {
+        "weights": read_card(path).sha256,
+        "about": _rounded(about),
+        "std": {name: _rounded(asdict(one)) for name, one in trust.std.items()},
+        "expected": {name: _rounded(asdict(one)) for name, one in trust.expected.items()},
+    }
+    beside = path.with_suffix(".trust.json")
+    with atomic_write(beside) as partial:
+        partial.write_text(json.dumps(table, indent=1) + "\n", "utf-8")
+    return beside
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers to five digits, which is more than was measured."""
+    if isinstance(value, dict):
+        return {name: _rounded(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(entry) for entry in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 def save_prior(prior: Prior | BoldPrior, path: str | Path, about: dict[str, Any]) -> Path:
