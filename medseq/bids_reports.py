@@ -16,12 +16,14 @@ from medseq.io import load_clip
 from medseq.io.bids import Run, find_runs, load_run
 from medseq.io.bids_names import BidsName
 from medseq.io.bids_sidecar import read_json
-from medseq.provenance import collected_warnings
+from medseq.provenance import collected_warnings, sha256
 
 if TYPE_CHECKING:
     from medseq.report.blocks import Section
 
 _MODES: tuple[Literal["denoise", "interpolate"], ...] = ("denoise", "interpolate")
+# Of a record, what only medseq-bids itself needs.
+_INTERNAL = ("fingerprint", "outputs")
 # What `bold_task` makes maps of.
 _MAPS = ("dof_lost", "removed")
 
@@ -47,11 +49,12 @@ def write_subject_pages(dataset: Path, out: Path, runs: Iterable[Run]) -> dict[s
         except Exception as error:
             terminal.say(f"{page.name}: {terminal.explained(error)}")
             failed[page.name] = error
+            page.unlink(missing_ok=True)  # it told of older results
     return failed
 
 
 def _write(page: Path, out: Path, runs: list[Run]) -> None:
-    from medseq.report.page import Page, Table, write_page
+    from medseq.report.page import Page, write_page
     from medseq.report.record import provenance
 
     sections: list[Section] = []
@@ -61,14 +64,16 @@ def _write(page: Path, out: Path, runs: list[Run]) -> None:
         if not made:
             warnings.append(f"{run.name.stem}: not restored, and so not shown here")
         for name, content in made:
-            section = _section(run, out, name, content)
-            rows = list(provenance(content).items())
-            sections.append(replace(section, blocks=[*section.blocks, Table("How it was made", ["", ""], rows)]))
+            if not _is_source(run, content):
+                warnings.append(f"{name.stem}: its source has changed since, and so it is not shown here")
+                continue
+            result = {key: value for key, value in content["result"].items() if key not in _INTERNAL}
+            made_how = provenance({**content, "result": result})
+            sections.append(replace(_section(run, out, name, content), provenance=made_how))
             warnings += [f"{name.stem}: {text}" for text in content["warnings"]]
     if not sections:
         raise InputError(f"{out}: holds no restored series of {page.stem}; restore some before asking for reports")
-    about = {"medseq": __version__, "Series": str(len(sections))}
-    write_page(Page(page.stem, "Series restored by medseq", sections, warnings, about), page)
+    write_page(Page(page.stem, f"{len(sections)} series restored with medseq {__version__}", sections, warnings), page)
 
 
 def _derivatives(run: Run, out: Path) -> Iterator[tuple[BidsName, dict[str, Any]]]:
@@ -78,6 +83,11 @@ def _derivatives(run: Run, out: Path) -> Iterator[tuple[BidsName, dict[str, Any]
         log = out / "logs" / f"{name.stem}.run.json"
         if log.is_file() and (out / run.folder / str(name)).is_file():
             yield name, read_json(log)
+
+
+def _is_source(run: Run, content: Mapping[str, Any]) -> bool:
+    """Whether the files of a run are still those that a record tells of."""
+    return {sha256(file) for file in run.files} == {file["sha256"] for file in content["inputs"]}
 
 
 def _section(run: Run, out: Path, name: BidsName, content: Mapping[str, Any]) -> Section:

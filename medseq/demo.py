@@ -5,8 +5,9 @@ The sample is simulated, so that anybody can check it; it flatters every method 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from medseq.provenance import RunRecord
 from medseq.report.blocks import Section, Table
 from medseq.report.compared import Version, compared
 from medseq.report.figures import Panel, montage, movie
-from medseq.report.restored import write_report
+from medseq.report.restored import attempt_report
 from medseq.restore import denoise, interpolate, reconstruct
 from medseq.warmstart import sense_operator
 
@@ -55,6 +56,10 @@ class Score:
     heart: float
 
 
+# The scores of one task, and what makes its part of the report.
+Task = tuple[list[Score], Callable[[], Section]]
+
+
 def run_demo(folder: Path, record: RunRecord, *, device: str = "auto") -> list[Score]:
     """Restore the sample series into `folder`: NIfTI series, PNG montages, WebP movies, and `report.html`.
 
@@ -71,8 +76,7 @@ def run_demo(folder: Path, record: RunRecord, *, device: str = "auto") -> list[S
         _denoise(folder, record, truth, heart, device),
         _interpolate(folder, record, truth, heart, device),
     ]
-    with record.timed("report"):
-        write_report(folder / "report.html", "medseq demo", [section for _, section in tasks], record.content())
+    attempt_report(folder / "report.html", "medseq demo", record, lambda: [section() for _, section in tasks])
     return [score for scores, _ in tasks for score in scores]
 
 
@@ -88,9 +92,7 @@ def _sample(record: RunRecord) -> tuple[KSpace, Clip]:
     return acquire(clip), clip
 
 
-def _reconstruct(
-    folder: Path, record: RunRecord, kspace: KSpace, truth: Clip, heart: Tensor, device: str
-) -> tuple[list[Score], Section]:
+def _reconstruct(folder: Path, record: RunRecord, kspace: KSpace, truth: Clip, heart: Tensor, device: str) -> Task:
     with record.timed("baselines"):
         operator = sense_operator(kspace.keep, estimate_maps(kspace))
         series = {
@@ -105,7 +107,7 @@ def _reconstruct(
     return _compare(folder, "reconstruct", truth, series, heart, slice(None))
 
 
-def _denoise(folder: Path, record: RunRecord, truth: Clip, heart: Tensor, device: str) -> tuple[list[Score], Section]:
+def _denoise(folder: Path, record: RunRecord, truth: Clip, heart: Tensor, device: str) -> Task:
     sigma = _NOISE * float(series_scale(truth.data.mean(dim=2)))
     complex_noise = unit_noise(truth.data.to(torch.complex64), torch.Generator().manual_seed(0))
     noisy = truth.with_data((truth.data + sigma * complex_noise).abs())  # a magnitude, so its noise is Rician
@@ -116,9 +118,7 @@ def _denoise(folder: Path, record: RunRecord, truth: Clip, heart: Tensor, device
     return _compare(folder, "denoise", truth, {"noisy": noisy.data, "medseq": restored.clip.data}, heart, slice(None))
 
 
-def _interpolate(
-    folder: Path, record: RunRecord, truth: Clip, heart: Tensor, device: str
-) -> tuple[list[Score], Section]:
+def _interpolate(folder: Path, record: RunRecord, truth: Clip, heart: Tensor, device: str) -> Task:
     times = np.asarray(truth.times)
     halved = replace(truth, data=truth.data[:, :, ::2], times=times[::2])
     with record.timed("interpolate"), terminal.progress("interpolate") as progress:
@@ -132,9 +132,7 @@ def _interpolate(
     return _compare(folder, "interpolate", truth, series, heart, slice(1, None, 2))
 
 
-def _compare(
-    folder: Path, task: str, truth: Clip, series: dict[str, Tensor], heart: Tensor, judged: slice
-) -> tuple[list[Score], Section]:
+def _compare(folder: Path, task: str, truth: Clip, series: dict[str, Tensor], heart: Tensor, judged: slice) -> Task:
     """Score and draw every version of the series; `judged` frames count, the others were given."""
     reference = truth.data[:, :, judged]
     scores = [
@@ -151,7 +149,7 @@ def _compare(
     interval = float(np.median(np.diff(np.asarray(truth.times))))
     montage(panels, panels[0].frames, folder / f"{task}.png", frame=frame, column=column)
     movie(panels, panels[0].frames, folder / f"{task}.webp", column=column, seconds=interval)
-    return scores, _section(task, truth, series, scores)
+    return scores, partial(_section, task, truth, series, scores)
 
 
 def _section(task: str, truth: Clip, series: dict[str, Tensor], scores: Sequence[Score]) -> Section:

@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -62,8 +61,13 @@ def reconstruct_file(
             from medseq.report.restored import attempt_report, kspace_section
 
             page = f"{stem(output)}.html"
-            section = partial(kspace_section, "Reconstruction", kspace, restored)
-            attempt_report(folder / page, stem(output), record, section, output.parent / page)
+            attempt_report(
+                folder / page,
+                stem(output),
+                record,
+                lambda: [kspace_section("Reconstruction", kspace, restored)],
+                older=output.parent / page,
+            )
         record.save(folder / f"{stem(output)}.run.json")
     slices, _, frames, height, width = restored.clip.data.shape
     return f"{output}: {frames} frames of {width} x {height}, {slices} slices; {record.elapsed:.1f} s"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,8 +74,13 @@ def restore_series(
 
             title = "Series" if options.deidentify else stem(output)
             page = place / (f"{prefix}html" if to_nifti else "report.html")
-            section = partial(series_section, _HEADINGS[command], command, before, restored)
-            attempt_report(page, title, record, section, output.parent / page.relative_to(folder))
+            attempt_report(
+                page,
+                title,
+                record,
+                lambda: [series_section(_HEADINGS[command], command, before, restored)],
+                older=output.parent / page.relative_to(folder),
+            )
         record.save(place / f"{prefix}run.json")
     slices, _, frames, height, width = restored.clip.data.shape
     return f"{output}: {frames} frames of {width} x {height}, {slices} slices; {record.elapsed:.1f} s"

@@ -6,11 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
-from bids_dataset import RAW, empty_dataset, put_bold
+from bids_dataset import BOLD, RAW, bold, empty_dataset, put, put_bold
 
 from medseq.bids_app import main
 from medseq.bids_method import Method
-from medseq.bids_run import restore_dataset
+from medseq.bids_reports import write_subject_pages
+from medseq.bids_run import plan, restore_dataset
 from medseq.io import save_kspace
 from medseq.provenance import sha256
 from medseq.simulate import acquire, simulate_cine
@@ -72,6 +73,17 @@ def test_pages_are_made_again_from_what_is_there(study: Path, tmp_path: Path, ca
     assert after == {path: content for path, (content, _) in before.items()}
     unchanged = [path for path, (_, time) in before.items() if path.stat().st_mtime_ns == time]
     assert set(before) - set(unchanged) == {page}
+
+
+def test_a_result_is_not_shown_beside_another_source(study: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    put_bold(study, "sub-01/func/sub-01_task-new_bold.nii.gz")
+    runs = plan(study, out)
+    restore_dataset(study, out, tell=_mute)
+    put(study, BOLD, bold(seed=5))
+    assert write_subject_pages(study, out, runs[:1]) == {}
+    assert "sub-01_task-rest_desc-denoised_bold: its source has changed" in told(out / "sub-01.html")
+    assert "<h2>sub-01_task-new_desc-denoised_bold</h2>" in (out / "sub-01.html").read_text()
 
 
 def test_a_page_that_fails_costs_no_series(study: Path, tmp_path: Path, capsys, monkeypatch):

@@ -44,6 +44,9 @@ def test_demo_writes_series_pictures_and_a_table(tiny_default, tmp_path, capsys)
         with Image.open(out / f"{task}.png") as still, Image.open(out / f"{task}.webp") as moving:
             assert still.format == "PNG" and moving.format == "WEBP"
             assert getattr(moving, "n_frames", 1) == truth.frames
+    page = (out / "report.html").read_text()
+    assert all(f"<h2>{task.capitalize()}</h2>" in page for task in ("reconstruct", "denoise", "interpolate"))
+    assert "Error, L+S" in page and "cine_truth.nii.gz, SHA-256" in page
     run = json.loads((out / "run.json").read_text())
     assert run["inputs"][0]["name"] == "cine.h5" and set(run["seconds"]) >= {"baselines", "reconstruct", "total"}
 

@@ -137,11 +137,15 @@ Block = Players | Profiles | Picture | Table | Text
 
 @dataclass(frozen=True)
 class Section:
-    """What belongs together under one heading, such as one task or one series of a subject. lead: a line below it."""
+    """What belongs together under one heading, such as one task or one series of a subject.
+
+    lead: a line below the title. provenance: how it was made, where that is not the same for the whole page.
+    """
 
     title: str
     blocks: Sequence[Block]
     lead: str = ""
+    provenance: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def bold_denoised(before: Clip, restored: Restored) -> list[Block]:
         _carpet(series, clean, mask, interval),
         _amounts(restored.info),
         _figures(series, clean, mask, interval, _voxel(after)),
-        _structure(series - clean, series, mask),
+        _structure(series, clean, mask),
         Text("What this may be used for", _USE),
     ]
 
@@ -151,8 +151,8 @@ def _figures(series: Tensor, clean: Tensor, mask: Tensor, interval: float, voxel
     )
     rows = [[name, *each] for name, *each in zip(names, *values, strict=True)]
     note = (
-        "A higher tSNR says little of responses, which are slow. FWHM and autocorrelation after mean and slow drift were "
-        "taken out, FWHM as AFNI's 3dFWHMx tells it."
+        "A higher tSNR says little of responses, which are slow. FWHM (as AFNI's 3dFWHMx tells it) and autocorrelation "
+        "after mean and slow drift were taken out."
     )
     return Table("Before and after", ["", "input", "result"], rows, note)
 
@@ -164,9 +164,10 @@ def _told(series: Tensor, mask: Tensor, interval: float, voxel: tuple[float, flo
     return [*(f"{number:.2f}" if np.isfinite(number) else "–" for number in numbers), told(lag_one(residual, mask))]
 
 
-def _structure(removed: Tensor, series: Tensor, mask: Tensor) -> Table:
-    axes = ("along x", "along y", "along z")
-    return structure_table(removed[:, :, _some(removed)], series.mean(2, keepdim=True), mask, axes)
+def _structure(series: Tensor, clean: Tensor, mask: Tensor) -> Table:
+    some = _some(series)
+    removed = series[:, :, some] - clean[:, :, some]
+    return structure_table(removed, series.mean(2, keepdim=True), mask, ("along x", "along y", "along z"))
 
 
 def _some(series: Tensor) -> np.ndarray:

@@ -16,7 +16,6 @@ from importlib.resources import files
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
 from medseq.io.files import atomic_write
 from medseq.report.blocks import Block, Page, Panel, Picture, Players, Profiles, Section, Table, Text
@@ -93,8 +92,8 @@ def render(page: Page, most_bytes: int = MOST_BYTES) -> str:
     return environment.from_string(_resource("page.html")).render(
         page=page,
         policy=policy,
-        style=Markup(style),
-        script=Markup(script),
+        style=style,
+        script=script,
         reels=lambda block: views[id(block)],
         bars={colours: colour_bar(colours) for colours in ("grey", "diverging", "sequential")},
         profile=profile,

@@ -61,15 +61,19 @@ def write_report(path: Path, title: str, sections: Sequence[Section], content: M
     write_page(Page(title, subtitle, sections, content["warnings"], provenance(content)), path)
 
 
-def attempt_report(path: Path, title: str, record: RunRecord, make: Callable[[], Section], older: Path) -> None:
-    """Write the page of one run with the section that `make` returns.
+def attempt_report(
+    path: Path, title: str, record: RunRecord, make: Callable[[], Sequence[Section]], older: Path | None = None
+) -> None:
+    """Write the page of one run with the sections that `make` returns.
 
     Whatever goes wrong becomes a MedseqWarning: a result is worth more than its report. older: the page of an earlier
     result, which must not stay beside this one then.
     """
     try:
         with record.timed("report"):
-            write_report(path, title, [make()], record.content())
+            write_report(path, title, make(), record.content())
     except Exception as error:
-        warnings.warn(f"{path.name}: no report was written ({terminal.explained(error)})", MedseqWarning, stacklevel=2)
-        older.unlink(missing_ok=True)
+        why = terminal.explained(error).replace(f"{path}: ", "")  # the user knows nothing of a hidden folder
+        warnings.warn(f"{path.name}: no report was written ({why})", MedseqWarning, stacklevel=2)
+        if older is not None:
+            older.unlink(missing_ok=True)

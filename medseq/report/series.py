@@ -7,6 +7,7 @@ from contextlib import suppress
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
@@ -20,14 +21,14 @@ from medseq.metrics import tsnr
 from medseq.noise import estimate_noise_image
 from medseq.report.blocks import Block, Panel, Picture, Players, Table
 from medseq.report.page import figure
-from medseq.report.plots import plot
+from medseq.report.plots import COLOURS, plot
 from medseq.report.stage import Stage, signed, unsigned, white
 from medseq.report.structure import structure_table
 from medseq.temporal import TemporalStatistics, temporal_statistics
 from medseq.warmstart import sense_operator
 
 _FEWEST_FRAMES = 3  # that say anything about motion
-_STD_NOTE = "The std over the samples is not calibrated: it ranks what is less sure, it is no confidence interval."
+_STD_NOTE = "The std over the samples is not calibrated: it is no confidence interval."
 _AIR = "Noise of magnitudes has a mean where there is no signal; it was taken out, so that air is dark."
 _NO_REFERENCE = "Nothing here knows the truth: these figures tell how a result behaves, not how right it is."
 
@@ -255,10 +256,11 @@ def _sampling(kspace: KSpace, b: int) -> Picture:
     lines = keep.float().mean(2).T.numpy()  # (Y, T)
 
     def draw(axes: Axes) -> None:
-        axes.imshow(lines, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+        one = ListedColormap([COLOURS[0]])  # where nothing was measured the page is seen
+        axes.imshow(np.zeros_like(lines), cmap=one, alpha=lines, aspect="auto", interpolation="nearest")
         axes.grid(False)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("frame")
         axes.set_ylabel("phase-encoding line")
 
-    return plot("Lines that were measured", "Which lines of k-space were measured in which frame: dark.", draw)
+    return plot("Lines that were measured", "Which lines of k-space were measured in which frame.", draw)
