@@ -66,11 +66,11 @@ def test_a_frozen_result_loses_what_moves_and_not_what_lies_still() -> None:
 def test_invented_blobs_are_counted_once_a_place_and_noise_is_not() -> None:
     truth = series()
     nothing = torch.zeros_like(truth)
-    assert false_places(nothing, truth, SCALE) == (0, 8 * 10)
+    assert false_places(nothing, truth, SCALE) == (0, 0, 8 * 10)
     invented = nothing.clone()
     blob = Lesion("bright", "still", 22, 31, 0.0, False)  # the middle of a place
     invented[3:6] = 0.7 * CONTRAST * SCALE * blob.shape(20, (72, 96))[3:6]
-    assert false_places(invented, truth, SCALE)[0] == 1
+    assert false_places(invented, truth, SCALE) == (1, pytest.approx(3 / 20), 80)
     assert false_places(-invented, truth, SCALE)[0] == 1
     assert false_places(0.6 * invented, truth, SCALE)[0] == 0  # 0.42 of a lesion
     assert false_places(invented, truth, SCALE, [blob])[0] == 0
