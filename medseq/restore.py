@@ -50,6 +50,7 @@ BEST_STEPS = 4  # of the best image of k-space: three do nearly as well, six har
 DRAW_STEPS = 12  # of draws, and of denoising where more than one evaluation is wanted
 BETWEEN_LEVELS = 8  # iterations of the classical start, taken up again between the levels of the best image
 NOISE_LEFT = 0.3  # share of the noise that the classical filter leaves to the network
+LEAST_NOISE = 0.005  # of the scale: with less, what is taken away is no noise, and tells nothing of mismatch
 SOLVE_ITERATIONS = 4  # of conjugate gradients for the best image, which needs no more
 DRAW_ITERATIONS = 12  # and for draws, whose perturbations start further away
 
@@ -235,6 +236,9 @@ def denoise(
                 missing = (top**2 - told**2).sqrt()
                 yield from drawn(engine, Measurement(y, Identity(), told), falling, y, missing, b)
 
+        def measures(image: Tensor) -> dict[str, float]:
+            return residual_measures(clip.data[b : b + 1] / scale - image.cpu(), told.cpu())
+
         top = float(told.max())
         falling = levels_between(engine, top, DRAW_FACTORS[1] * top)
         return SliceRun(
@@ -242,7 +246,7 @@ def denoise(
             lambda: unbiased(Windowed(components, WINDOW, OVERLAP)(y, told)),
             told,
             (lambda change: best(y if change is None else y + change)) if support else None,
-            lambda image: residual_measures(clip.data[b : b + 1] / scale - image.cpu(), told.cpu()),
+            measures if float(level.min()) >= LEAST_NOISE else None,
             {"log_noise": math.log(float(told.mean())), "magnitude": float(rician)},
         )
 
@@ -311,16 +315,16 @@ def interpolate(
             else:
                 yield from drawn(engine, measurement, by_frame, image, torch.where(keep, 0.0, levels[0]), b)
 
-        def known_residual(known: Tensor, sigma: float) -> Tensor:
+        def measures(_: Tensor) -> dict[str, float]:
             residual = known - _in_one_step(engine, known, sigma, real=not clip.is_complex)
-            return residual if clip.is_complex else residual.real
+            return residual_measures(residual if clip.is_complex else residual.real, sigma)
 
         expected = torch.where(keep, sigma, error).expand(1, 1, grid.frames, 1, 1)
         return SliceRun(
             map(grid.wanted, draws()),
             lambda: grid.wanted(image),
             grid.wanted(expected),
-            measures=lambda _: residual_measures(known_residual(known, sigma), sigma),
+            measures=measures if float(noise[b].max()) >= LEAST_NOISE * scale else None,
             facts={"log_noise": math.log(sigma), "magnitude": 0.0},
         )
 
