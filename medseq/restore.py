@@ -50,7 +50,7 @@ BEST_STEPS = 4  # of the best image of k-space: three do nearly as well, six har
 DRAW_STEPS = 12  # of draws, and of denoising where more than one evaluation is wanted
 BETWEEN_LEVELS = 8  # iterations of the classical start, taken up again between the levels of the best image
 NOISE_LEFT = 0.3  # share of the noise that the classical filter leaves to the network
-LEAST_NOISE = 0.005  # of the scale: with less, what is taken away is no noise, and tells nothing of mismatch
+LEAST_NOISE = 0.01  # of the scale: with less, texture counts as noise, and what is taken away tells nothing of mismatch
 SOLVE_ITERATIONS = 4  # of conjugate gradients for the best image, which needs no more
 DRAW_ITERATIONS = 12  # and for draws, whose perturbations start further away
 
