@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_format
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
@@ -66,7 +66,7 @@ def plan(
         raise UsageError(f"{output / MANIFEST}: is there already; edit it, or plan anew with --restart")
     if prior is not None and prior.endswith(".safetensors"):
         prior = str(Path(prior).resolve())
-    common = {
+    common: dict[str, Any] = {
         "steps": steps,
         "samples": samples,
         "seed": seed,

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
 import dask
@@ -17,14 +18,13 @@ from medseq.errors import ResourceError, UsageError
 
 LOCAL = "local"
 _SECONDS = 30  # to find a scheduler
+_NO_PAGES = "127.0.0.1:0"
 # A unit has its own ways of being tried again, by which a lost worker counts once; so has Dask, without telling us.
 _CONFIG = {
     "distributed.scheduler.allowed-failures": 0,
     "distributed.scheduler.worker-saturation": 1.0,
-    "distributed.worker.memory.pause": False,
-    "distributed.worker.memory.spill": False,
-    "distributed.worker.memory.target": False,
-    "distributed.worker.memory.terminate": False,
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
 }
 
 
@@ -82,17 +82,11 @@ def _gpus() -> list[str]:
 def connected(engine: str, workers: int = 1) -> Iterator[Client]:
     """A client of the engine. workers: of this machine; a cluster has its own.
 
-    The local cluster lives in this process and listens on no port: units are processes of their own anyway, and a
-    scheduler on a port does what anybody on the machine asks it to. Raises ResourceError when no cluster answers.
+    Raises ResourceError when no cluster answers.
     """
     with dask.config.set(_CONFIG):
         if engine == LOCAL:
-            with (
-                LocalCluster(
-                    n_workers=workers, threads_per_worker=1, processes=False, dashboard_address=None
-                ) as cluster,
-                Client(cluster) as client,
-            ):
+            with _local_cluster(workers) as cluster, Client(cluster) as client:
                 yield client
             return
         try:
@@ -103,6 +97,29 @@ def connected(engine: str, workers: int = 1) -> Iterator[Client]:
             ) from None
         with client:
             yield client
+
+
+@contextmanager
+def _local_cluster(workers: int) -> Iterator[LocalCluster]:
+    """Workers of one thread each in this process, as units are processes of their own anyway.
+
+    So nobody can give them work: a scheduler on a port does what anybody on the machine asks it to. Dask insists on
+    its web server; that is bound to this machine, and has no pages.
+    """
+    with (
+        TemporaryDirectory(prefix="medseq-", ignore_cleanup_errors=True) as scratch,
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=False,
+            dashboard_address=_NO_PAGES,
+            worker_dashboard_address=_NO_PAGES,
+            scheduler_kwargs={"dashboard": False},
+            memory_limit=0,
+            local_directory=scratch,
+        ) as cluster,
+    ):
+        yield cluster
 
 
 def cluster_share(client: Client, *, threads: int | None, memory_mb: int | None) -> Share:

@@ -107,18 +107,18 @@ def content_of(unit: Unit, source: Path, before: Content | None) -> Content:
 
     The hash of a single file is the file's; of several, that of the hashes in their order.
     """
-    paths = [source / each for each in unit.input.paths]
-    looks = _looks(paths)
+    looks = looks_of(unit, source)
     if before is not None and before.looks == looks:
         return before
-    hashes = [sha256(path) for path in paths]
+    hashes = [sha256(source / each) for each in unit.input.paths]
     whole = hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
     return Content(looks=looks, sha256=whole)
 
 
-def _looks(paths: list[Path]) -> str:
+def looks_of(unit: Unit, source: Path) -> str:
+    """SHA-256 of the names, sizes and times of a unit's inputs. Raises InputError when one is missing or unreadable."""
     digest = hashlib.sha256()
-    for path in paths:
+    for path in (source / each for each in unit.input.paths):
         try:
             files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
             for file in files:

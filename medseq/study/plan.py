@@ -160,6 +160,7 @@ def _nifti_values(path: Path) -> int:
     """Values of a series by its header; of a broken file a guess."""
     try:
         image = nibabel.load(path)
+        assert isinstance(image, nibabel.spatialimages.SpatialImage)
         return prod(image.shape)
     except Exception:  # noqa: BLE001 - nibabel's faults share no base class, and the unit's run names the fault
         return _size(path) * _COMPRESSION

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import shutil
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 from distributed import Client, Future, KilledWorker, as_completed, get_worker
 
 from medseq import terminal
-from medseq.errors import InputError, ResourceError, UsageError
+from medseq.errors import InputError, ResourceError
 from medseq.io.weights import BOLD, weights_path
 from medseq.provenance import sha256
 from medseq.study.child import Limits
@@ -20,19 +21,18 @@ from medseq.study.engine import LOCAL, Share, check_engine, cluster_share, conne
 from medseq.study.ledger import (
     MOST_ATTEMPTS,
     Entry,
-    content_of,
     entry_path,
     key_of,
+    looks_of,
     only_run,
     read_entry,
     sealed,
     write_entry,
 )
-from medseq.study.manifest import Manifest, Unit, load_manifest
+from medseq.study.manifest import Denoise, Manifest, Unit, load_manifest
 from medseq.study.unit import Job, lease_of, perform
 
 SOME_FAILED = 3
-_KNOWN_CODES = (UsageError.exit_code, InputError.exit_code, ResourceError.exit_code)
 _LEAST_SECONDS, _LATE = 3600, 20  # a unit may take an hour, or this many times what was estimated
 
 
@@ -66,8 +66,10 @@ class Summary:
         """0 when nothing failed, 3 when something did; the code of the first failure when everything did."""
         if not self.failed:
             return 0
+        if self.done or self.unchanged:
+            return SOME_FAILED
         code = next(iter(self.failed.values())).exit_code
-        return code if not (self.done or self.unchanged) and code in _KNOWN_CODES else SOME_FAILED
+        return ResourceError.exit_code if code is None or code < 0 else code  # a limit, or killed
 
     def add(self, entry: Entry, *, before: bool = False) -> None:
         if entry.state == "done":
@@ -89,8 +91,7 @@ def run_study(folder: Path, settings: Settings = Settings(), tell: Callable[[str
     folder, source, summary = folder.resolve(), (folder / manifest.source).resolve(), Summary()
     with only_run(folder), _run_folder(folder, manifest) as run:
         waiting = []
-        for unit in manifest.units:
-            model = models[unit.task.prior]
+        for unit, model in zip(manifest.units, models, strict=True):
             before = _standing(unit, folder, source, model, settings)
             if before is not None:
                 summary.add(before, before=True)
@@ -100,19 +101,27 @@ def run_study(folder: Path, settings: Settings = Settings(), tell: Callable[[str
             job = Job(unit, folder, source, run, model, limits, device=settings.device, program=settings.program)
             waiting.append(job)
         if waiting:
+            count = itertools.count(1)
             with terminal.progress("study") as advance, closing(_sent_out(waiting, settings)) as entries:
                 for entry in entries:
-                    summary.add(entry)
+                    summary.add(entry, before=entry.run != run)
                     if entry.state == "done":
                         tell(f"{entry.unit}: done; {entry.seconds:.0f} s, {entry.memory_mb} MiB")
-                    advance(len(summary.done) + len(summary.failed), len(waiting))
+                    advance(next(count), len(waiting))
     return summary
 
 
-def _models(units: Sequence[Unit]) -> dict[str | None, str]:
-    """SHA-256 of the weights that units may use, by the prior they name; those of BOLD count for all."""
-    bold = sha256(weights_path(BOLD))
-    return {prior: f"{sha256(weights_path(prior))} {bold}" for prior in {unit.task.prior for unit in units}}
+def _models(units: Sequence[Unit]) -> list[str]:
+    """SHA-256 of the weights that each unit may use, whatever its series turns out to be. InputError without them."""
+    names = [_weights(unit) for unit in units]
+    hashes = {name: sha256(weights_path(name)) for name in {name for each in names for name in each}}
+    return [" ".join(hashes[name] for name in each) for each in names]
+
+
+def _weights(unit: Unit) -> list[str | None]:
+    task = unit.task
+    by_bold = isinstance(task, Denoise) and task.goal == "fluctuations" and task.prior is None
+    return [None, BOLD] if by_bold else [task.prior]
 
 
 def _standing(unit: Unit, folder: Path, source: Path, model: str, settings: Settings) -> Entry | None:
@@ -121,10 +130,11 @@ def _standing(unit: Unit, folder: Path, source: Path, model: str, settings: Sett
     if entry is None or entry.content is None:
         return None
     try:
-        content = content_of(unit, source, entry.content)
+        if looks_of(unit, source) != entry.content.looks:
+            return None
     except InputError:  # its attempt will say so
         return None
-    key = key_of(unit, content, model)
+    key = key_of(unit, entry.content, model)
     if entry.state == "done":
         return sealed(folder / unit.output, key)
     if settings.again or entry.state == "running" or entry.may_pass or entry.key != key:
@@ -146,6 +156,8 @@ def _run_folder(folder: Path, manifest: Manifest) -> Iterator[str]:
     Without that folder, units that still run somewhere stop within a moment.
     """
     shutil.rmtree(folder / ".work", ignore_errors=True)
+    for entry in (folder / "ledger").glob(".*.json"):  # of a killed `atomic_write`
+        entry.unlink(missing_ok=True)
     for unit in manifest.units:
         output = folder / unit.output
         for staging in output.parent.glob(f".{output.name}-*"):
@@ -181,14 +193,14 @@ def _entries(client: Client, jobs: Sequence[Job], shared: Share) -> Iterator[Ent
 
     def send(job: Job) -> None:
         future = client.submit(_on_worker, job, shared, key=f"{job.unit.name}-{secrets.token_hex(4)}")
-        sent[future.key] = job
+        sent[str(future.key)] = job
         queue.add(future)
 
     try:
         for job in jobs:
             send(job)
         for future in queue:
-            job = sent.pop(future.key)
+            job = sent.pop(str(future.key))
             entry = _outcome(future, job)
             if entry is None:
                 lost[job.unit.name] += 1

@@ -112,7 +112,7 @@ def _perform(job: Job) -> Entry:
             raise InputError(f"{job.source / job.unit.input.path}: is not what was planned (SHA-256); plan anew")
         key = key_of(job.unit, content, job.model)
         if (done := sealed(job.output, key)) is not None:
-            entry = done
+            entry = done.model_copy(update={"content": content})
         elif attempts > MOST_ATTEMPTS:
             entry = _failed(entry, f"its worker was lost {MOST_ATTEMPTS} times", may_pass=True)
         else:
@@ -121,8 +121,9 @@ def _perform(job: Job) -> Entry:
             write_entry(job.study, entry)
             entry = _attempt(job, entry)
     except MedseqError as error:
-        update = {"exit_code": error.exit_code, "seconds": round(time.monotonic() - start, 1)}
-        entry = _failed(entry, _anonymous(str(error), job), may_pass=error.exit_code not in _FINAL, **update)
+        entry = entry.model_copy(update={"seconds": round(time.monotonic() - start, 1)})
+        may_pass = error.exit_code not in _FINAL
+        entry = _failed(entry, _anonymous(str(error), job), exit_code=error.exit_code, may_pass=may_pass)
     write_entry(job.study, entry)
     return entry
 
@@ -181,10 +182,8 @@ def _explained(job: Job, entry: Entry, ended: Ended) -> Entry:
     return _failed(entry, reason, exit_code=ended.exit_code, may_pass=ended.exit_code == ResourceError.exit_code)
 
 
-def _failed(
-    entry: Entry, reason: str, *, may_pass: bool = False, exit_code: int | None = None, **more: object
-) -> Entry:
-    told = {"state": "failed", "reason": reason, "may_pass": may_pass, "exit_code": exit_code, **more}
+def _failed(entry: Entry, reason: str, *, exit_code: int | None = None, may_pass: bool = False) -> Entry:
+    told = {"state": "failed", "reason": reason, "exit_code": exit_code, "may_pass": may_pass}
     return entry.model_copy(update=told)
 
 
