@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -36,12 +37,12 @@ def wait_for(path: Path) -> str:
 
 
 def gone(pid: int) -> None:
-    try:
-        process = psutil.Process(pid)
-        if process.status() != psutil.STATUS_ZOMBIE:
-            process.wait(LONG)
-    except psutil.NoSuchProcess:
-        pass
+    """Wait until a process has ended, whether or not its parent has noticed."""
+    end = time.monotonic() + LONG
+    with suppress(psutil.NoSuchProcess):
+        while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < end, "it lives on"
+            time.sleep(0.02)
 
 
 class Host:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import dask
 from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster
 from distributed.system import MEMORY_LIMIT
+from distributed.utils import silence_logging_cmgr
 
 from medseq.errors import ResourceError, UsageError
 
@@ -84,7 +86,8 @@ def connected(engine: str, workers: int = 1) -> Iterator[Client]:
 
     Raises ResourceError when no cluster answers.
     """
-    with dask.config.set(_CONFIG):
+    # What Dask has to say of an interrupted run is no news to whoever interrupted it.
+    with dask.config.set(_CONFIG), silence_logging_cmgr(logging.CRITICAL):
         if engine == LOCAL:
             with _local_cluster(workers) as cluster, Client(cluster) as client:
                 yield client
@@ -116,6 +119,7 @@ def _local_cluster(workers: int) -> Iterator[LocalCluster]:
             worker_dashboard_address=_NO_PAGES,
             scheduler_kwargs={"dashboard": False},
             memory_limit=0,
+            silence_logs=logging.CRITICAL,
             local_directory=scratch,
         ) as cluster,
     ):
