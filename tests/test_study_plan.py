@@ -191,7 +191,7 @@ LAUGHS = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip(
         "source: !!python/object/apply:os.system ['touch owned']\nunits: []",
         "!!python/object/new:subprocess.Popen [[touch, owned]]",
         LAUGHS,
-        "[" * 100_000,
+        "[" * 5_000,
         "source: /data\nunits: []",
         "source: /data",
         "units: 3\nsource: [",
