@@ -14,7 +14,9 @@ from cli_shelf import command, fails
 from study_shelf import Shelf
 
 from medseq.cli import main
+from medseq.errors import UsageError
 from medseq.io import load_clip
+from medseq.report.blocks import Table
 from medseq.study.collect import collect
 from medseq.study.ledger import only_run
 from medseq.study.manifest import load_manifest, save_manifest
@@ -148,6 +150,8 @@ def test_tables_are_harmless_to_spreadsheets_and_pages(tmp_path):
     collect(shelf.study)
     assert ",'=HYPERLINK(1)" in (shelf.study / "collected" / "units.csv").read_text()
     page = (shelf.study / "collected" / "index.html").read_text()
+    with pytest.raises(UsageError, match="relative"):
+        Table("", ["unit"], [["a"]], links=[["javascript:alert(1)"]])
     assert "<script>alert" not in page and "&lt;script&gt;alert" in page
     figures = (shelf.study / "collected" / "figures.csv").read_text().splitlines()
     assert figures == [

@@ -117,7 +117,7 @@ def test_bids_runs_are_units_of_their_own(tmp_path):
     "task",
     [
         Denoise(),
-        Denoise(kind="bold", goal="fluctuations", sigma=1e-3, steps=2, samples=2, seed=3, prior="x.safetensors"),
+        Denoise(kind="bold", goal="fluctuations", sigma=1e-3, steps=2, samples=2, seed=3, prior="/x.safetensors"),
         Denoise(report=True, deidentify=True, allow_missing_frames=True, precise=True, multiframe=True),
         Interpolate(factor=3, precision="float32"),
         Reconstruct(kind="bold", denoise=True, report=True),
@@ -165,6 +165,7 @@ def written(folder: Path, **changes: object) -> str:
         ({"input": {"path": "a\x00b"}}, "path"),
         ({"task": {"command": "train"}}, "task"),
         ({"task": {"command": "denoise", "prior": "--output=/etc/x"}}, "prior"),
+        ({"task": {"command": "denoise", "prior": "near.safetensors"}}, "prior"),
         ({"task": {"command": "denoise", "output": "/etc/x"}}, "output"),
         ({"task": {"command": "denoise", "sigma": float("nan")}}, "sigma"),
         ({"task": {"command": "denoise", "seed": "1; rm -rf /"}}, "seed"),

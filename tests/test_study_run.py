@@ -40,7 +40,7 @@ def test_good_units_are_done_bad_ones_reported_and_a_second_run_redoes_none(tmp_
     assert shelf.calls.count("unlucky") == 2 and shelf.calls.count("late") == 3 and shelf.calls.count("poison") == 1
     assert entry(shelf, "late").attempts == 3
     error = capsys.readouterr().err
-    assert "poison: poison: holds nothing that can be used" in error and str(tmp_path) not in error
+    assert "medseq: poison: holds nothing that can be used\n" in error and str(tmp_path) not in error
     assert shelf.left() == []
 
     before = shelf.calls

@@ -46,9 +46,12 @@ def _output(path: str) -> str:
     return path
 
 
-def _plain(text: str) -> str:
-    if not text.isprintable() or text.startswith("-"):
-        raise ValueError("must be the name or file of a prior")
+def _prior(text: str) -> str:
+    """A name, or a file by its whole path: units run in folders of their own."""
+    if not (re.fullmatch(_WORD, text) or (text.startswith("/") and text.isprintable())):
+        raise ValueError("must be the name of a prior, or the whole path of its file")
+    if text.endswith(".safetensors") and not text.startswith("/"):
+        raise ValueError("must be the whole path of a file, from / on")
     return text
 
 
@@ -64,7 +67,7 @@ class _Task(_Strict):
     samples: Annotated[int, Field(ge=1)] = 1
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    prior: Annotated[str, AfterValidator(_plain)] | None = None
+    prior: Annotated[str, AfterValidator(_prior)] | None = None
     report: bool = False
 
     def arguments(self) -> list[str]:
@@ -193,8 +196,7 @@ def load_manifest(folder: Path) -> Manifest:
 
 def save_manifest(manifest: Manifest, folder: Path) -> None:
     """Write the manifest of a study, atomically; what is as by default is left out."""
-    content: dict[str, Any] = manifest.model_dump(mode="json", exclude_defaults=True)
-    content["version"] = manifest.version
+    content: dict[str, Any] = {"version": manifest.version, **manifest.model_dump(mode="json", exclude_defaults=True)}
     for unit, plain in zip(manifest.units, content["units"], strict=True):
         plain["task"] = {"command": unit.task.command, **plain["task"]}
     with atomic_write(folder / MANIFEST) as temporary:

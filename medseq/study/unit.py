@@ -199,7 +199,7 @@ def _anonymous(text: str, job: Job) -> str:
         (Path.home(), "~"),
     ):
         text = text.replace(str(path), name)
-    return text[:500]
+    return text.removeprefix(f"{job.unit.name}: ")[:500]
 
 
 def _check_disk(job: Job) -> None:
