@@ -131,9 +131,11 @@ def cluster_share(client: Client, *, threads: int | None, memory_mb: int | None)
 
     Raises ResourceError when it has no worker.
     """
+    try:
+        client.wait_for_workers(1, timeout=_SECONDS)
+    except TimeoutError:
+        raise ResourceError("the Dask cluster has no worker; start some, and run again") from None
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    if not workers:
-        raise ResourceError("the Dask cluster has no worker; start some, and run again")
     slots = sum(worker["nthreads"] for worker in workers)
     limits = [worker["memory_limit"] // worker["nthreads"] for worker in workers if worker["memory_limit"]]
     return Share(slots, threads or 1, memory_mb or min(limits, default=MEMORY_LIMIT) >> 20)

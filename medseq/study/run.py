@@ -155,6 +155,7 @@ def _run_folder(folder: Path, manifest: Manifest) -> Iterator[str]:
 
     Without that folder, units that still run somewhere stop within a moment.
     """
+    _check_links(folder, manifest)
     shutil.rmtree(folder / ".work", ignore_errors=True)
     for entry in (folder / "ledger").glob(".*.json"):  # of a killed `atomic_write`
         entry.unlink(missing_ok=True)
@@ -165,11 +166,19 @@ def _run_folder(folder: Path, manifest: Manifest) -> Iterator[str]:
     run = secrets.token_hex(6)
     try:
         lease_of(folder, run).mkdir(parents=True)
-        yield run
     except OSError as error:
         raise ResourceError(f"{folder}: cannot be written ({error.strerror}); check its rights and space") from error
+    try:
+        yield run
     finally:
         shutil.rmtree(folder / ".work", ignore_errors=True)
+
+
+def _check_links(folder: Path, manifest: Manifest) -> None:
+    """Raise InputError when a link leads out of the study: whoever made the study chose it, not who runs it."""
+    for path in {folder / ".work", folder / "ledger", *((folder / unit.output).parent for unit in manifest.units)}:
+        if path.resolve() != path:
+            raise InputError(f"{path}: leads elsewhere by a link; put the whole study where its results shall be")
 
 
 def _sent_out(jobs: Sequence[Job], settings: Settings) -> Generator[Entry]:
