@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import re
 import shutil
@@ -76,7 +77,7 @@ def test_what_is_collected_leads_everywhere_and_tells_nobody(night, capsys):
     assert main(["study", "collect", str(night)]) == 0
     assert "3 of 4 units done" in capsys.readouterr().out
     place = night / "collected"
-    page = (place / "index.html").read_text()
+    page = html.unescape((place / "index.html").read_text())
     links = re.findall(r'href="([^"#]+)"', page)
     assert len(links) == 6 and all((place / link).resolve().exists() for link in links)
     assert "default-src 'none'" in page and "4" in page and "unit-0002" in page

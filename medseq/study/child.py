@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import psutil
 
@@ -54,7 +54,7 @@ def run_limited(
     control group would be, too, but few users may make one. Processes that decode pixels have limits of their own.
     """
     start, peak, stopped = time.monotonic(), 0, None
-    with (folder / "log").open("wb") as log:
+    with (folder / "log").open("w+b") as log:
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), *program],
             cwd=folder,
@@ -76,7 +76,8 @@ def run_limited(
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    return Ended(process.returncode, stopped, time.monotonic() - start, peak, _last_words(folder / "log"))
+        # By its handle: a run that was stopped has removed the folder.
+        return Ended(process.returncode, stopped, time.monotonic() - start, peak, _last_words(log))
 
 
 def _outrun(limits: Limits, peak: int, elapsed: float, lease: Path) -> Stop | None:
@@ -94,8 +95,7 @@ def _resident_mb(pid: int) -> int:
         return 0
 
 
-def _last_words(log: Path) -> str:
-    with log.open("rb") as stream:
-        stream.seek(max(0, log.stat().st_size - _LAST_WORDS))
-        lines = stream.read().decode("utf-8", errors="replace").splitlines()
+def _last_words(log: BinaryIO) -> str:
+    log.seek(max(0, os.fstat(log.fileno()).st_size - _LAST_WORDS))
+    lines = log.read().decode("utf-8", errors="replace").splitlines()
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
