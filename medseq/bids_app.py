@@ -178,3 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def entry() -> NoReturn:
     """The installed command `medseq-bids`."""
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()

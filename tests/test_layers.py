@@ -96,6 +96,7 @@ LEVELS = (
         "report",
         "series_jobs",
         "series_options",
+        "study",
         "terminal",
     },
     {"__main__", "bids_app", "cli", "command_line", "commands"},

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from medseq.clip import Clip
 from medseq.errors import InputError, MedseqWarning
-from medseq.io.bids_names import BidsName, name_of, parse_name
+from medseq.io.bids_names import name_of, parse_name
 
 Sidecar = dict[str, Any]
 
@@ -57,12 +57,14 @@ def read_sidecar(dataset: Path, file: Path) -> Sidecar:
     Raises InputError when the file has no BIDS name or one of them is unreadable.
     """
     merged: Sidecar = {}
-    for path in _applicable(dataset, file, name_of(file)):
+    for path in sidecars_of(dataset, file):
         merged.update(read_json(path))
     return merged
 
 
-def _applicable(dataset: Path, file: Path, name: BidsName) -> Iterator[Path]:
+def sidecars_of(dataset: Path, file: Path) -> Iterator[Path]:
+    """The JSON files that speak of `file`, from the root down. Raises InputError when it has no BIDS name."""
+    name = name_of(file)
     inner = file.parent.relative_to(dataset).parts
     for depth in range(len(inner) + 1):
         folder = dataset.joinpath(*inner[:depth])

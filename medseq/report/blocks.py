@@ -111,17 +111,23 @@ class Picture:
 class Table:
     """Figures. rows: finished text, each as long as the header. Columns of numbers are set flush right.
 
-    Raises UsageError for rows of another length.
+    links: none, or for every entry of every row where it leads: a URL relative to the page, quoted, or None.
+    Raises UsageError for rows of another length, and for links that leave the machine.
     """
 
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
+    links: Sequence[Sequence[str | None]] = ()
 
     def __post_init__(self) -> None:
-        if any(len(row) != len(self.header) for row in self.rows):
+        if any(len(row) != len(self.header) for row in (*self.rows, *self.links)):
             raise UsageError(f"{self.title}: every row must have {len(self.header)} entries, as the header has")
+        if self.links and len(self.links) != len(self.rows):
+            raise UsageError(f"{self.title}: every row must have its links, or none")
+        if any(link and (":" in link or link.startswith("/")) for row in self.links for link in row):
+            raise UsageError(f"{self.title}: links must be relative")
 
 
 @dataclass(frozen=True)

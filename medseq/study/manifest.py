@@ -1,0 +1,207 @@
+"""The manifest of a study, `study.yaml`: every unit with its input, task, output and estimates.
+
+It is data that anybody may have written: safe-loaded, without aliases (of which a few lines can stand for gigabytes),
+checked against a schema that knows no other keys, and every path in it stays inside the source or the study.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from medseq.errors import InputError
+from medseq.io.files import atomic_write
+
+MANIFEST = "study.yaml"
+_MOST_BYTES = 64 << 20
+# Of the results; "bids": a dataset of derivatives of one run.
+Format = Literal["nifti", "dicom", "bids"]
+# What file systems, shells and web pages all take as it is; no leading dot, so that it hides from nobody.
+_WORD = r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,119}"
+
+
+def safe_name(text: str) -> str:
+    """`text` as a name that can be a file's: anything else than ASCII letters, digits and `._+=-` becomes `_`."""
+    return re.sub(r"[^A-Za-z0-9._+=-]+", "_", text).lstrip("._+=-")[:100].rstrip("_") or "unit"
+
+
+def _inside(path: str) -> str:
+    """A relative path that leads nowhere else: no root, no `..`, no control characters."""
+    parts = PurePosixPath(path).parts
+    if path == ".":  # the source itself is a series
+        return path
+    if not parts or path.startswith("/") or ".." in parts or not path.isprintable():
+        raise ValueError("must be a relative path without '..'")
+    return path
+
+
+def _output(path: str) -> str:
+    if not all(re.fullmatch(_WORD, part) for part in path.split("/")):
+        raise ValueError("must be a relative path of letters, digits and ._+=- without hidden names or '..'")
+    return path
+
+
+def _prior(text: str) -> str:
+    """A name, or a file by its whole path: units run in folders of their own."""
+    if not (re.fullmatch(_WORD, text) or (text.startswith("/") and text.isprintable())):
+        raise ValueError("must be the name of a prior, or the whole path of its file")
+    if text.endswith(".safetensors") and not text.startswith("/"):
+        raise ValueError("must be the whole path of a file, from / on")
+    return text
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class _Task(_Strict):
+    """Options of the command line by their names there, `-` being `_`; what is left out is the command's default."""
+
+    kind: Literal["auto", "cine", "bold"] = "auto"
+    steps: Annotated[int, Field(ge=1)] | None = None
+    samples: Annotated[int, Field(ge=1)] = 1
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    prior: Annotated[str, AfterValidator(_prior)] | None = None
+    report: bool = False
+
+    def arguments(self) -> list[str]:
+        """For the command line, without the command itself; each is one word, so that no value becomes an option."""
+        given = self.model_dump(exclude_defaults=True, exclude={"command"})
+        flags = {name.replace("_", "-"): value for name, value in given.items()}
+        return [f"--{name}" if value is True else f"--{name}={value}" for name, value in flags.items()]
+
+
+class _ImageTask(_Task):
+    deidentify: bool = False
+    allow_missing_frames: bool = False
+    precise: bool = False
+    multiframe: bool = False
+
+
+class Denoise(_ImageTask):
+    command: Literal["denoise"] = "denoise"
+    goal: Literal["activation", "fluctuations"] = "activation"
+    sigma: Annotated[float, Field(gt=0)] | None = None
+
+
+class Interpolate(_ImageTask):
+    command: Literal["interpolate"] = "interpolate"
+    factor: Annotated[int, Field(ge=2)] = 2
+
+
+class Reconstruct(_Task):
+    command: Literal["reconstruct"] = "reconstruct"
+    denoise: bool = False
+
+
+Task = Annotated[Denoise | Interpolate | Reconstruct, Field(discriminator="command")]
+
+
+class Input(_Strict):
+    """What a unit reads. path: a file, or a folder of DICOM, below the source. also: files that go with it.
+
+    series: the number of a DICOM series. bytes: in all, when it was planned. sha256: what the content must be, by
+    `ledger.content_of`; None takes it as it is found.
+    """
+
+    path: Annotated[str, AfterValidator(_inside)]
+    also: tuple[Annotated[str, AfterValidator(_inside)], ...] = Field(default=(), strict=False)
+    series: int | None = None
+    bytes: Annotated[int, Field(ge=0)] = 0
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (self.path, *self.also)
+
+
+class Estimate(_Strict):
+    """What a unit is expected to take on one core; rough, and meant to choose how many run side by side."""
+
+    memory_mb: Annotated[int, Field(ge=0)] = 0
+    disk_mb: Annotated[int, Field(ge=0)] = 0
+    seconds: Annotated[int, Field(ge=0)] = 0
+
+
+class Unit(_Strict):
+    """One series to restore. output: the folder of its results, relative to the study."""
+
+    name: Annotated[str, Field(pattern=f"^{_WORD}$")]
+    input: Input
+    task: Task
+    output: Annotated[str, AfterValidator(_output)]
+    format: Format = "nifti"
+    estimate: Estimate = Estimate()
+
+
+class Manifest(_Strict):
+    """What is to be done. source: the folder that inputs are relative to. refused: what was found and is no unit."""
+
+    version: Literal[1] = 1
+    source: str
+    units: tuple[Unit, ...] = Field(min_length=1, strict=False)
+    refused: tuple[str, ...] = Field(default=(), strict=False)
+
+    @model_validator(mode="after")
+    def _apart(self) -> Manifest:
+        """Names and outputs differ, even to file systems that ignore case, and no output lies in another."""
+        for what, texts in (
+            ("name", [unit.name.lower() for unit in self.units]),
+            ("output", [unit.output.lower() for unit in self.units]),
+        ):
+            text, count = Counter(texts).most_common(1)[0]
+            if count > 1:
+                raise ValueError(f"{count} units have the {what} {text}; give each its own")
+        outputs = {unit.output.lower() for unit in self.units}
+        for unit in self.units:
+            parents = {parent.as_posix() for parent in PurePosixPath(unit.output.lower()).parents}
+            if parents & outputs or unit.output.lower().split("/")[0] in {"ledger", MANIFEST, "collected"}:
+                raise ValueError(f"the output {unit.output} lies in another one, or in the study's own files")
+        return self
+
+
+class _Loader(yaml.SafeLoader):
+    """Objects, lists, texts and numbers only; an alias is refused where it stands."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"an alias, which medseq does not follow,{self.peek_event().start_mark}")
+        return super().compose_node(parent, index)
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read and check the manifest of a study. Raises InputError naming the file and the first thing wrong with it."""
+    path = folder / MANIFEST
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise InputError(f"{path}: over {_MOST_BYTES >> 20} MiB, which no manifest is; split the study")
+        content = yaml.load(path.read_text("utf-8"), _Loader)  # noqa: S506 (a SafeLoader)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; make it with medseq study plan") from None
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: not a readable YAML file ({_one_line(error)}); correct it or plan anew") from error
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise InputError(f"{path}: {place}: {first['msg']}; correct it or plan anew") from error
+
+
+def save_manifest(manifest: Manifest, folder: Path) -> None:
+    """Write the manifest of a study, atomically; what is as by default is left out."""
+    content: dict[str, Any] = {"version": manifest.version, **manifest.model_dump(mode="json", exclude_defaults=True)}
+    for unit, plain in zip(manifest.units, content["units"], strict=True):
+        plain["task"] = {"command": unit.task.command, **plain["task"]}
+    with atomic_write(folder / MANIFEST) as temporary:
+        temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120), "utf-8")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

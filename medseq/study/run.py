@@ -1,0 +1,257 @@
+"""Running a study: what is not done yet goes out to an engine, and every unit ends done or with a reason."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import shutil
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from distributed import Client, Future, KilledWorker, as_completed, get_worker
+
+from medseq import terminal
+from medseq.errors import InputError, ResourceError
+from medseq.io.weights import BOLD, weights_path
+from medseq.provenance import sha256
+from medseq.study.child import Limits
+from medseq.study.engine import LOCAL, Share, check_engine, cluster_share, connected, share
+from medseq.study.ledger import (
+    MOST_ATTEMPTS,
+    Entry,
+    entry_path,
+    key_of,
+    looks_of,
+    only_run,
+    read_entry,
+    sealed,
+    write_entry,
+)
+from medseq.study.manifest import Denoise, Manifest, Unit, load_manifest
+from medseq.study.unit import Job, lease_of, perform
+
+SOME_FAILED = 3
+_LEAST_SECONDS, _LATE = 3600, 20  # a unit may take an hour, or this many times what was estimated
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a study is run. workers, threads, memory_mb, timeout (seconds): None leaves it to medseq.
+
+    again: also try units again that failed for good. program: the medseq to start, (python, "-m") by default.
+    """
+
+    engine: str = LOCAL
+    workers: int | None = None
+    threads: int | None = None
+    memory_mb: int | None = None
+    timeout: int | None = None
+    device: str = "auto"
+    again: bool = False
+    program: tuple[str, ...] = ()
+
+
+@dataclass
+class Summary:
+    """What became of each unit, by its name: done now, done before, or why not."""
+
+    done: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    failed: dict[str, Entry] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> int:
+        """0 when nothing failed, 3 when something did; the code of the first failure when everything did."""
+        if not self.failed:
+            return 0
+        if self.done or self.unchanged:
+            return SOME_FAILED
+        code = next(iter(self.failed.values())).exit_code
+        return ResourceError.exit_code if code is None or code < 0 else code  # a limit, or killed
+
+    def add(self, entry: Entry, *, before: bool = False) -> None:
+        if entry.state == "done":
+            (self.unchanged if before else self.done).append(entry.unit)
+            return
+        self.failed[entry.unit] = entry
+        terminal.say(f"{entry.unit}: {entry.reason}{' (as before)' if before else ''}")
+
+
+def run_study(folder: Path, settings: Settings = Settings(), tell: Callable[[str], None] = print) -> Summary:  # noqa: B008
+    """Do every unit of a study that is not done yet; a failure is told on stderr, and the others go on.
+
+    tell: hears one line for every unit done. Raises InputError for a manifest or model that is none, UsageError for an
+    impossible engine, ResourceError when another run works on the study or no worker is there.
+    """
+    check_engine(settings.engine)
+    manifest = load_manifest(folder)
+    models = _models(manifest.units)
+    folder, source, summary = folder.resolve(), (folder / manifest.source).resolve(), Summary()
+    with only_run(folder), _run_folder(folder, manifest) as run:
+        waiting = []
+        for unit, model in zip(manifest.units, models, strict=True):
+            before = _standing(unit, folder, source, model, settings)
+            if before is not None:
+                summary.add(before, before=True)
+                continue
+            seconds = settings.timeout or max(_LEAST_SECONDS, _LATE * unit.estimate.seconds)
+            limits = Limits(seconds, settings.memory_mb or 0)
+            job = Job(unit, folder, source, run, model, limits, device=settings.device, program=settings.program)
+            waiting.append(job)
+        if waiting:
+            count = itertools.count(1)
+            with terminal.progress("study") as advance, closing(_sent_out(waiting, settings)) as entries:
+                for entry in entries:
+                    summary.add(entry, before=entry.run != run)
+                    if entry.state == "done":
+                        tell(f"{entry.unit}: done; {entry.seconds:.0f} s, {entry.memory_mb} MiB")
+                    advance(next(count), len(waiting))
+    return summary
+
+
+def _models(units: Sequence[Unit]) -> list[str]:
+    """SHA-256 of the weights that each unit may use, whatever its series turns out to be. InputError without them."""
+    names = [_weights(unit) for unit in units]
+    hashes = {name: sha256(weights_path(name)) for name in {name for each in names for name in each}}
+    return [" ".join(hashes[name] for name in each) for each in names]
+
+
+def _weights(unit: Unit) -> list[str | None]:
+    task = unit.task
+    by_bold = isinstance(task, Denoise) and task.goal == "fluctuations" and task.prior is None
+    return [None, BOLD] if by_bold else [task.prior]
+
+
+def _standing(unit: Unit, folder: Path, source: Path, model: str, settings: Settings) -> Entry | None:
+    """The last word on a unit where it still holds, found without reading its inputs; None when it is to be done."""
+    entry = read_entry(entry_path(folder, unit.name))
+    if entry is None or entry.content is None:
+        return None
+    try:
+        if looks_of(unit, source) != entry.content.looks:
+            return None
+    except InputError:  # its attempt will say so
+        return None
+    key = key_of(unit, entry.content, model)
+    if entry.state == "done":
+        return sealed(folder / unit.output, key)
+    if settings.again or entry.state == "running" or entry.may_pass or entry.key != key:
+        return None
+    return None if _has_more(entry, settings) else entry
+
+
+def _has_more(entry: Entry, settings: Settings) -> bool:
+    """Whether a unit that outran a limit is given more than it had."""
+    if entry.exit_code is not None or entry.limits is None:
+        return False
+    return any((now or 0) > had for now, had in zip((settings.timeout, settings.memory_mb), entry.limits, strict=True))
+
+
+@contextmanager
+def _run_folder(folder: Path, manifest: Manifest) -> Iterator[str]:
+    """Remove what earlier runs left, and keep the folder that says that this one goes on; yields its name.
+
+    Without that folder, units that still run somewhere stop within a moment.
+    """
+    _check_links(folder, manifest)
+    shutil.rmtree(folder / ".work", ignore_errors=True)
+    for entry in (folder / "ledger").glob(".*.json"):  # of a killed `atomic_write`
+        entry.unlink(missing_ok=True)
+    for unit in manifest.units:
+        output = folder / unit.output
+        for staging in output.parent.glob(f".{output.name}-*"):
+            shutil.rmtree(staging, ignore_errors=True)
+    run = secrets.token_hex(6)
+    try:
+        lease_of(folder, run).mkdir(parents=True)
+    except OSError as error:
+        raise ResourceError(f"{folder}: cannot be written ({error.strerror}); check its rights and space") from error
+    try:
+        yield run
+    finally:
+        shutil.rmtree(folder / ".work", ignore_errors=True)
+
+
+def _check_links(folder: Path, manifest: Manifest) -> None:
+    """Raise InputError when a link leads out of the study: whoever made the study chose it, not who runs it."""
+    for path in {folder / ".work", folder / "ledger", *((folder / unit.output).parent for unit in manifest.units)}:
+        if path.resolve() != path:
+            raise InputError(f"{path}: leads elsewhere by a link; put the whole study where its results shall be")
+
+
+def _sent_out(jobs: Sequence[Job], settings: Settings) -> Generator[Entry]:
+    """Send jobs to the engine, the longest first, and yield the last word on each as it comes."""
+    jobs = sorted(jobs, key=lambda job: -job.unit.estimate.seconds)
+    asked = {"threads": settings.threads, "memory_mb": settings.memory_mb}
+    if settings.engine == LOCAL:
+        largest = max(job.unit.estimate.memory_mb for job in jobs)
+        shared = share(len(jobs), largest, workers=settings.workers, **asked)
+        with connected(settings.engine, shared.workers) as client:
+            yield from _entries(client, jobs, shared)
+    else:
+        with connected(settings.engine) as client:
+            yield from _entries(client, jobs, cluster_share(client, **asked))
+
+
+def _entries(client: Client, jobs: Sequence[Job], shared: Share) -> Iterator[Entry]:
+    """Every job until it is done or has failed for good."""
+    queue, sent = as_completed(), dict[str, Job]()
+    lost = dict.fromkeys((job.unit.name for job in jobs), 0)
+
+    def send(job: Job) -> None:
+        future = client.submit(_on_worker, job, shared, key=f"{job.unit.name}-{secrets.token_hex(4)}")
+        sent[str(future.key)] = job
+        queue.add(future)
+
+    try:
+        for job in jobs:
+            send(job)
+        for future in queue:
+            job = sent.pop(str(future.key))
+            entry = _outcome(future, job)
+            if entry is None:
+                lost[job.unit.name] += 1
+                entry = _lost(future, job, lost[job.unit.name])
+            if entry.state == "failed" and entry.may_pass and entry.attempts < MOST_ATTEMPTS:
+                send(job)  # at the end of the queue, when the machine may be in a better state
+            else:
+                yield entry
+    finally:  # interrupted: units must stop before the engine can
+        shutil.rmtree(jobs[0].lease, ignore_errors=True)
+
+
+def _on_worker(job: Job, shared: Share) -> Entry:
+    """`perform`, with the share of the machine that is this worker's."""
+    limits = replace(job.limits, memory_mb=shared.memory_mb)
+    return perform(replace(job, limits=limits, threads=shared.threads, gpu=shared.gpu_of(get_worker().name)))
+
+
+def _outcome(future: Future, job: Job) -> Entry | None:
+    """What `perform` returned; None when it could not, as its worker was lost or cannot serve us."""
+    if future.status == "finished":
+        return future.result()
+    if future.status == "error":
+        return None
+    raise ResourceError(f"the Dask scheduler is gone, with {job.unit.name} unfinished; run again to go on")
+
+
+def _lost(future: Future, job: Job, times: int) -> Entry:
+    """The entry of an attempt that ended without a word. times: how often that has happened."""
+    fault = future.exception()
+    reason = "its worker was killed" if isinstance(fault, KilledWorker) else terminal.explained(fault)
+    before = read_entry(entry_path(job.study, job.unit.name))
+    entry = Entry(
+        unit=job.unit.name,
+        state="failed",
+        key="",
+        run=job.run,
+        attempts=max(times, before.attempts if before is not None and before.run == job.run else 0),
+        reason=reason,
+        exit_code=ResourceError.exit_code,
+        may_pass=True,
+    )
+    with suppress(ResourceError):  # where the ledger cannot be written, the caller still hears of it
+        write_entry(job.study, entry)
+    return entry
