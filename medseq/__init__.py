@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # what type checkers and editors read; a test keeps it equal to the table below
     from medseq.bold import denoise_bold
     from medseq.bold_evaluation import evaluate_bold
+    from medseq.bold_kspace import reconstruct_bold
     from medseq.clip import Clip, KSpace
     from medseq.coils import estimate_maps
     from medseq.errors import InputError, MedseqError, MedseqWarning, ResourceError, UsageError
@@ -20,7 +21,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; a test keeps it equal 
     from medseq.gathering import Restored
     from medseq.generation import generate
     from medseq.io import load_clip, load_kspace, save_clip, save_kspace
-    from medseq.io.weights import load_prior
+    from medseq.io.weights import load_bold_prior, load_prior
     from medseq.measurement import Measurement
     from medseq.metrics import edge_sharpness, hfen, nrmse, profile_error, psnr, ssim, temporal_spectrum_error, tsnr
     from medseq.network import VideoUNet
@@ -39,6 +40,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "medseq.bold": ("denoise_bold",),
     "medseq.bold_evaluation": ("evaluate_bold",),
+    "medseq.bold_kspace": ("reconstruct_bold",),
     "medseq.clip": ("Clip", "KSpace"),
     "medseq.coils": ("estimate_maps",),
     "medseq.errors": ("InputError", "MedseqError", "MedseqWarning", "ResourceError", "UsageError"),
@@ -47,7 +49,7 @@ _NAMES = {
     "medseq.gathering": ("Restored",),
     "medseq.generation": ("generate",),
     "medseq.io": ("load_clip", "load_kspace", "save_clip", "save_kspace"),
-    "medseq.io.weights": ("load_prior",),
+    "medseq.io.weights": ("load_bold_prior", "load_prior"),
     "medseq.measurement": ("Measurement",),
     "medseq.metrics": (
         "edge_sharpness",
