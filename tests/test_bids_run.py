@@ -85,7 +85,9 @@ def test_derivatives_are_valid(restored: Path) -> None:
     assert series == [
         f"{DENOISED}.nii.gz",
         "sub-01/heart/sub-01_acq-sa_desc-denoised_cine.nii.gz",
+        "sub-01/heart/sub-01_acq-sa_desc-denoisedstd_cine.nii.gz",
         "sub-01/heart/sub-01_acq-sa_desc-recon_cine.nii.gz",
+        "sub-01/heart/sub-01_acq-sa_desc-reconstd_cine.nii.gz",
         "sub-02/func/sub-02_task-rest_part-mag_desc-denoised_bold.nii.gz",
         "sub-02/func/sub-02_task-rest_part-phase_desc-denoised_bold.nii.gz",
     ]
