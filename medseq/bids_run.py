@@ -30,8 +30,6 @@ from medseq.provenance import RunRecord, collected_warnings, sha256, staged, ste
 from medseq.runtime import choose_device
 from medseq.terminal import Progress
 
-SOME_FAILED = 3
-
 
 @dataclass
 class Report:
@@ -43,12 +41,8 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0 when nothing failed, 3 when something did; the code of the first failure when everything did."""
-        if not self.failed:
-            return 0
-        if self.done or self.unchanged:
-            return SOME_FAILED
-        return terminal.exit_code(next(iter(self.failed.values())))
+        codes = [terminal.exit_code(error) for error in self.failed.values()]
+        return terminal.exit_code_of_many(codes, some_done=bool(self.done or self.unchanged))
 
 
 def plan(dataset: Path, out: Path, choice: Choice = Choice()) -> list[Run]:  # noqa: B008 (frozen)

@@ -48,7 +48,7 @@ class Split:
 
     def improbable(self, series: Tensor, prior: FluctuationPrior) -> Tensor:
         """The rest that a prior takes for noise; of complex series in phase with the mean and out of it apart."""
-        turn = torch.sgn(series.mean(2, keepdim=True)) if series.is_complex() else torch.ones(())
+        turn = _turn(series)
         # Drift stays in: it holds noise as all else does, and is told from that as easily.
         whitened = torch.where(self.mask, (series - series.mean(2, keepdim=True)) * turn.conj() / self.sigma, 0)
         parts = (whitened.real, whitened.imag) if series.is_complex() else (whitened,)
@@ -75,7 +75,7 @@ class Split:
         blobs = self._blobs(seed).to(self.sigma)
         course = block_design(series.shape[2], self.interval).to(self.sigma).reshape(1, 1, -1, 1, 1)
         injected = _CHANGE * series.abs().mean(2, keepdim=True) * blobs * detrend(course, self.interval).to(self.sigma)
-        turn = torch.sgn(series.mean(2, keepdim=True)) if series.is_complex() else torch.ones(())
+        turn = _turn(series)
         lost = ((self.improbable(series + turn * injected, prior) - rest) * turn.conj()).real
         active = (blobs > 0.5).expand_as(injected)
         return float((lost * injected)[active].sum() / injected.square()[active].sum())
@@ -115,6 +115,11 @@ class Split:
             ]
             found = torch.maximum(found, parts[0][:, None, None] * parts[1][:, None] * parts[2])
         return torch.where(mask, found[:, None, None], 0)
+
+
+def _turn(series: Tensor) -> Tensor:
+    """(B, 1, 1, Y, X) the phasor of the mean of a complex series; 1 for a real one."""
+    return torch.sgn(series.mean(2, keepdim=True)) if series.is_complex() else torch.ones((), device=series.device)
 
 
 def _clean(whitened: Tensor, prior: FluctuationPrior) -> Tensor:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 
+SOME_FAILED = 3  # exit code of a batch of which a part was done
 _OUT_OF_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG, errno.EROFS}
 
 
@@ -47,6 +48,14 @@ def exit_code(error: Exception) -> int:
     if isinstance(error, MedseqError):
         return error.exit_code
     return ResourceError.exit_code if _ran_out(error) else 1
+
+
+def exit_code_of_many(failures: Sequence[int], *, some_done: bool) -> int:
+    """Of a batch with the exit codes of its failures, in order: 0 when there are none, 3 when something was done all
+    the same, else that of the first."""
+    if not failures:
+        return 0
+    return SOME_FAILED if some_done else failures[0]
 
 
 def explained(error: Exception) -> str:

@@ -32,7 +32,6 @@ from medseq.study.ledger import (
 from medseq.study.manifest import Denoise, Manifest, Unit, load_manifest
 from medseq.study.unit import Job, lease_of, perform
 
-SOME_FAILED = 3
 _LEAST_SECONDS, _LATE = 3600, 20  # a unit may take an hour, or this many times what was estimated
 
 
@@ -63,13 +62,10 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """0 when nothing failed, 3 when something did; the code of the first failure when everything did."""
-        if not self.failed:
-            return 0
-        if self.done or self.unchanged:
-            return SOME_FAILED
-        code = next(iter(self.failed.values())).exit_code
-        return ResourceError.exit_code if code is None or code < 0 else code  # a limit, or killed
+        told = [entry.exit_code for entry in self.failed.values()]
+        # None is a limit, below 0 is killed.
+        codes = [ResourceError.exit_code if code is None or code < 0 else code for code in told]
+        return terminal.exit_code_of_many(codes, some_done=bool(self.done or self.unchanged))
 
     def add(self, entry: Entry, *, before: bool = False) -> None:
         if entry.state == "done":
