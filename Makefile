@@ -9,11 +9,12 @@ ifneq ($(wildcard ../shared/data),)
 export MEDSEQ_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: help install demo test lint typecheck pytest format figures hooks clean
+.PHONY: help install demo test lint typecheck pytest soak format figures hooks clean
 
 help:
 	@echo "make demo       restore the sample series into demo_output/"
 	@echo "make test       ruff, mypy and every test"
+	@echo "make soak       kills, faults and fuzzing in full counts; hours"
 	@echo "make lint       ruff check and format check"
 	@echo "make typecheck  mypy"
 	@echo "make format     let ruff rewrite the files"
@@ -35,6 +36,9 @@ typecheck: $(VENV)/installed-dev
 
 pytest: $(VENV)/installed-dev
 	$(BIN)/python -m pytest
+
+soak: $(VENV)/installed-dev
+	$(BIN)/python -m pytest --soak -m soak --timeout 0 -s
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .

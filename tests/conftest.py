@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -14,6 +14,17 @@ from orthanc import Orthanc, running_orthanc
 # Random tests that are the same on every machine and never fail for being slow on a busy one.
 hypothesis.settings.register_profile("medseq", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("medseq")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="full counts in tests marked soak, which take hours")
+
+
+@pytest.fixture(scope="session")
+def times(request) -> Callable[[int, int], int]:
+    """times(share, full): how often to repeat; the full count with --soak, else a share of it that CI can afford."""
+    full = request.config.getoption("--soak")
+    return lambda share, whole: whole if full else share
 
 
 @pytest.fixture(scope="session")
