@@ -1,7 +1,7 @@
 """Nothing that tells who was scanned gets into what medseq says, logs or reports, with every attribute planted.
 
-Three things are meant to be told: names of files and folders to whoever gave them, the description of a series to whoever
-asks for it with `info`, and all of the patient in a DICOM result that was not asked to be without.
+Three things are meant to be told: names of files and folders to whoever gave them, the description of a series to
+whoever asks for it with `info`, and all of the patient in a DICOM result that was not asked to be without.
 """
 
 from __future__ import annotations
