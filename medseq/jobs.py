@@ -199,7 +199,7 @@ def check_new_folder(output: Path) -> None:
     """Raise UsageError for a folder of DICOM to write whose name says a file, or that holds something already."""
     if output.suffix.lower() in (".dcm", ".gz", ".h5", ".nii", ".png"):
         raise UsageError(f"{output}: DICOM is written into a folder of its own; give the name of a folder")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if output.is_symlink() or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
         raise UsageError(f"{output}: exists; give a new folder, so that old and new files do not mix")
 
 

@@ -119,8 +119,8 @@ def _scratch(folder: Path) -> Path:
 class RunRecord:
     """Everything `run.json` says about one command: enough to repeat it, nothing about who ran it or where.
 
-    Files are named without their folders, which often hold a user's name, and hashed instead. anonymous: not even by
-    their names, which often are a patient's.
+    Files are named without their folders, which often hold a user's name or are called by a patient's, and hashed
+    instead. anonymous: not even by their own names.
     """
 
     command: str
@@ -179,7 +179,7 @@ class RunRecord:
         }
 
     def _name(self, path: Path) -> str:
-        return f"input {self._inputs.index(path) + 1}" if self.anonymous else path.name
+        return f"input {self._inputs.index(path) + 1}" if self.anonymous or path.is_dir() else path.name
 
     def _without_folders(self, text: str) -> str:
         for path in self._inputs:

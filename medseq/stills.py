@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from skimage.color import rgb2gray
 from skimage.filters import gaussian
-from skimage.io import imread
 from skimage.registration import optical_flow_tvl1
 from skimage.transform import warp
 
@@ -22,13 +22,13 @@ def load_stills(folder: Path, pairs: bool = True, last: float = 1.0) -> Stills:
     """Every PNG of a folder, searched to any depth, in the order of its path.
 
     pairs: register frames that show one slice in two phases (about half a second a pair). last: only this share of the
-    files, from the end. Raises InputError when there is no PNG or when the frames differ in size.
+    files, from the end. Raises InputError when there is no PNG, one is broken, or the frames differ in size.
     """
     files = sorted(folder.rglob("*.png"))
     files = files[len(files) - int(last * len(files)) :]
     if not files:
         raise InputError(f"{folder}: no PNG files there; correct `stills` or leave it out")
-    frames = [_grey(imread(file)) for file in files]
+    frames = [_grey(_read(file)) for file in files]
     if len({frame.shape for frame in frames}) > 1:
         raise InputError(f"{folder}: the still frames differ in size; bring them to one size")
     images = np.stack(frames)
@@ -69,6 +69,15 @@ def _inverse(flow: np.ndarray) -> np.ndarray:
         place = np.moveaxis(grid + back, -1, 0)
         back = -np.stack([warp(flow[..., i].astype(np.float32), place, order=1, mode="edge") for i in (0, 1)], axis=-1)
     return back.astype(np.float16)
+
+
+def _read(file: Path) -> np.ndarray:
+    """The pixels of a PNG. Nothing else is tried: Pillow would tell formats by content, and run programs for some."""
+    try:
+        with Image.open(file, formats=("PNG",)) as image:
+            return np.asarray(image.convert("RGB") if image.mode == "P" else image)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{file}: no PNG, or a broken one; correct or remove it") from error
 
 
 def _grey(image: np.ndarray) -> np.ndarray:

@@ -80,7 +80,12 @@ def _ran_out(error: Exception) -> bool:
 
 def say(message: object) -> None:
     """Print `message` to stderr as exactly one line."""
-    print("medseq:", " ".join(str(message).split()), file=sys.stderr, flush=True)
+    print("medseq:", harmless(" ".join(str(message).split())), file=sys.stderr, flush=True)
+
+
+def harmless(text: str) -> str:
+    """Without what could command a terminal: names of files and what DICOM says of itself come from anybody."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def warn(message: str) -> None:
@@ -142,17 +147,17 @@ def print_series(found: Sequence[Series]) -> None:
     _print_series_table(found)
     for row, series in enumerate(found, start=1):
         for problem in [*series.problems, *([f"cannot be used: {series.error}"] if series.error else [])]:
-            print(f"{row}: {problem}")
+            print(harmless(f"{row}: {problem}"))
 
 
 def _print_block(series: Series) -> None:
-    print(f"{series.path}: {series.kind}")
+    print(harmless(f"{series.path}: {series.kind}"))
     for name, value in asdict(series).items():
         if name in ("path", "kind", "problems") or value is None:
             continue
-        print(f"  {name:<13}{_shown(value)} {_UNITS.get(name, '')}".rstrip())
+        print(harmless(f"  {name:<13}{_shown(value)} {_UNITS.get(name, '')}".rstrip()))
     for problem in series.problems:
-        print(f"  problem      {problem}")
+        print(harmless(f"  problem      {problem}"))
 
 
 def _print_series_table(found: Sequence[Series]) -> None:
@@ -164,6 +169,7 @@ def _print_series_table(found: Sequence[Series]) -> None:
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows below their titles, in columns as wide as they need."""
+    rows = [[harmless(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
     for cells in (titles, *rows):
         print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())

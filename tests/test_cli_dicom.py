@@ -39,7 +39,7 @@ def test_a_study_is_denoised_into_a_derived_series(here):
     np.testing.assert_allclose(derived.times, truth.times, atol=1e-4)
     assert len(files(here / "out" / "clean")) == 8
     record = json.loads((here / "out" / "clean" / "run.json").read_text())
-    assert record["command"] == "denoise" and record["inputs"][0]["name"] == "study"
+    assert record["command"] == "denoise" and record["inputs"][0]["name"] == "input 1"
     one = pydicom.dcmread(files(here / "out" / "clean")[0])
     assert list(one.ImageType[:2]) == ["DERIVED", "SECONDARY"]
 

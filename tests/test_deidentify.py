@@ -49,11 +49,11 @@ REFERENCES = ["ReferencedSOPInstanceUID", "SynchronizationFrameOfReferenceUID", 
 def planted() -> Dataset:
     """An identity in every place that is known for it, here, in sequences that stay, and in private ones."""
     dataset = mr_image()
-    _plant(dataset)
+    plant(dataset)
     inner, item = Dataset(), Dataset()
-    _plant(inner)
+    plant(inner)
     item.PurposeOfReferenceCodeSequence = [inner]
-    _plant(item)
+    plant(item)
     dataset.SourceImageSequence = [item]
     dataset.ContributingEquipmentSequence = [deepcopy(item)]
     dataset.PerFrameFunctionalGroupsSequence = [deepcopy(item)]
@@ -62,7 +62,7 @@ def planted() -> Dataset:
     return dataset
 
 
-def _plant(dataset: Dataset) -> None:
+def plant(dataset: Dataset) -> None:
     for keyword in IDENTITIES:
         vr = dictionary_VR(keyword)
         dataset.add_new(tag_for_keyword(keyword), vr, [NAME] if vr == "PN" else "Quux Zzyzx"[:16])

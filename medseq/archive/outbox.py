@@ -72,6 +72,7 @@ def put(paths: Sequence[Path], peer: Peer, outbox: Path) -> Path:
     entry = outbox / sha256("\n".join([peer.address, peer.calling, *digests]).encode()).hexdigest()[:32]
     with written(outbox):
         outbox.mkdir(mode=0o700, parents=True, exist_ok=True)  # images of patients are nobody else's business
+        _check_owner(outbox)
         with tempfile.TemporaryDirectory(prefix=".medseq-", dir=outbox) as scratch:
             staged = Path(scratch, "entry")
             staged.mkdir()
@@ -212,9 +213,23 @@ def _locked(outbox: Path) -> Iterator[None]:
     """Only one process sends from an outbox; the lock goes with the process, however that ends."""
     if not outbox.is_dir():
         raise InputError(f"{outbox}: no such outbox; check the name")
-    with written(outbox), (outbox / ".lock").open("w") as lock:
+    _check_owner(outbox)
+    with written(outbox), open(outbox / ".lock", "w", opener=_no_link) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ResourceError(f"{outbox}: another process is sending from it; wait for it to end") from None
         yield
+
+
+def _check_owner(outbox: Path) -> None:
+    """Refuse an outbox of another user, who could read the images in it and choose where they and our credentials go.
+
+    Raises InputError.
+    """
+    if outbox.stat().st_uid != os.geteuid():
+        raise InputError(f"{outbox}: belongs to another user; choose an outbox of your own")
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medseq.clip import KSpace
 from medseq.errors import InputError, MedseqWarning
-from medseq.io.hdf5 import check_stored_size, write_hdf5
+from medseq.io.hdf5 import check_stored_size, open_hdf5, write_hdf5
 from medseq.io.ismrmrd_library import xsd
 from medseq.io.raw_array import array_of, kspace_of, measured, noted
 from medseq.io.raw_checks import check_memory, raw_faults_named
@@ -27,11 +27,11 @@ _SAMPLES, _HEADER, _MASK, _NOTE = "kspace", "ismrmrd_header", "mask", "medseq"
 
 
 def is_fastmri(path: Path) -> bool:
-    """Whether an HDF5 file holds an array `kspace`; False, too, for what is no HDF5 file at all."""
+    """Whether an HDF5 file holds an array `kspace`; False, too, for what is no HDF5 file, or none that may be read."""
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             return isinstance(file.get(_SAMPLES), h5py.Dataset)
-    except (OSError, RuntimeError, KeyError):
+    except (OSError, RuntimeError, KeyError, ValueError):
         return False
 
 
@@ -47,7 +47,7 @@ def load_fastmri(path: str | Path) -> KSpace:
     Raises InputError when the file is broken, its array has other dimensions or its samples are all zero or not finite.
     """
     path = Path(path)
-    with raw_faults_named(path, "fastMRI"), h5py.File(path, "r") as file:
+    with raw_faults_named(path, "fastMRI"), open_hdf5(path) as file:
         data = _samples(file, path)
         keep = measured(data).any(dim=-1, keepdim=True)
         if _MASK in file:

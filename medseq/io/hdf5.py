@@ -1,8 +1,9 @@
-"""HDF5 files that are written all or nothing, and cannot promise more than they hold."""
+"""HDF5 files that are written all or nothing, read no other file, and cannot promise more than they hold."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -13,6 +14,49 @@ from medseq.io.files import atomic_write
 # No compression that HDF5 files use gets further (RFC 1951).
 DEFLATE_LIMIT = 1032
 _BLOCK = 16 << 20  # bytes by which a file in memory grows
+_MOST_OBJECTS = 10_000  # raw data have a handful
+# Filters with larger numbers are programs that HDF5 looks for on the disk, but for h5py's own LZF.
+_LAST_BUILT_IN_FILTER = 255
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """A file that is open for reading and whose content lies in it alone.
+
+    HDF5 follows what a file says: links into other files, arrays whose values are bytes of any file (external storage)
+    or parts of other files (virtual), filters that are loaded as programs. All four are looked for before anything is
+    read, without following them. Raises InputError where one is, and for more objects than raw data have; what h5py
+    raises on a broken file passes through.
+    """
+    with h5py.File(path, "r") as file:
+        links: list[tuple[str, object]] = []
+
+        def note(name: str, link: object) -> bool | None:
+            links.append((name, link))
+            return True if len(links) > _MOST_OBJECTS else None  # enough seen
+
+        file.visititems_links(note)
+        if len(links) > _MOST_OBJECTS:
+            raise InputError(f"{path}: holds over {_MOST_OBJECTS} objects, which no raw data do; extract the k-space")
+        for name, link in links:
+            if isinstance(link, h5py.ExternalLink):
+                raise _elsewhere(path, "has a link into another file")
+            if isinstance(link, h5py.HardLink) and isinstance(item := file[name], h5py.Dataset):
+                _check_dataset(item, path)
+        yield file
+
+
+def _check_dataset(dataset: h5py.Dataset, path: Path) -> None:
+    if dataset.external is not None or dataset.is_virtual:
+        raise _elsewhere(path, "has an array whose values lie in another file")
+    created = dataset.id.get_create_plist()
+    for number in (created.get_filter(index)[0] for index in range(created.get_nfilters())):
+        if number > _LAST_BUILT_IN_FILTER and number != h5py.h5z.FILTER_LZF:
+            raise InputError(f"{path}: packed by the filter {number}, which medseq does not load; unpack with h5repack")
+
+
+def _elsewhere(path: Path, what: str) -> InputError:
+    return InputError(f"{path}: {what}, which medseq does not follow; copy everything into one file with h5repack")
 
 
 def check_stored_size(dataset: h5py.Dataset, path: Path) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from medseq.clip import KSpace
 from medseq.errors import InputError, MedseqWarning
-from medseq.io.hdf5 import check_stored_size, write_hdf5
+from medseq.io.hdf5 import check_stored_size, open_hdf5, write_hdf5
 from medseq.io.ismrmrd_library import ismrmrd
 from medseq.io.raw_checks import check_values, raw_faults_named, whole_lines
 from medseq.io.raw_epi import check_echo_trains, is_epi
@@ -53,7 +53,7 @@ def load_ismrmrd(path: str | Path) -> KSpace:
     together (multiband), and EPI that is not ghost-corrected and regridded (see `medseq.io.raw_epi`).
     """
     path = Path(path)
-    with raw_faults_named(path, "ISMRMRD"), h5py.File(path, "r") as file:
+    with raw_faults_named(path, "ISMRMRD"), open_hdf5(path) as file:
         group = _group(file, path)
         container = ismrmrd.file.Container(group)
         acquisitions = container.acquisitions

@@ -200,9 +200,10 @@ def _locked(lock: int, study: Path) -> bool:
 
 @contextmanager
 def _opened(path: Path, flags: int) -> Iterator[int]:
+    """A lock file; never what a link in a study that somebody else made leads to, as its content is overwritten."""
     try:
         path.parent.mkdir(exist_ok=True)
-        descriptor = os.open(path, flags | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     except OSError as error:
         raise ResourceError(f"{path}: cannot be opened ({error.strerror}); check the rights of the study") from error
     try:
