@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -157,3 +160,23 @@ def test_a_recipe_is_short_and_a_fault_is_one_line(recipe, tmp_path, monkeypatch
         assert started(recipe, monkeypatch, tmp_path / source, "-o", tmp_path / "out") == 4
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and source in error and not (tmp_path / "out").exists()
+
+
+def test_the_array_of_jobs_in_the_docs_does_each_series_once(tmp_path: Path) -> None:
+    """As SLURM starts it, number by number, with a program in the place of medseq."""
+    text = (PIPELINES.parent / "docs" / "studies.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"```bash\n(#!/bin/bash.*?)```", text, re.DOTALL)
+    (tmp_path / "array.sh").write_text(script)
+    (tmp_path / "medseq").write_text('#!/bin/bash\necho "$2 $OMP_NUM_THREADS" >> calls\ninstall -D "$2" "$4"\n')
+    (tmp_path / "medseq").chmod(0o755)
+    files = ("scans/one.nii.gz", "scans/sub/two words.nii.gz")
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    (tmp_path / "series.txt").write_text("".join(f"{file}\n" for file in files))
+    for number in (1, 2, 1, 2):
+        path = f"{tmp_path}:{os.environ['PATH']}"
+        told = {"SLURM_ARRAY_TASK_ID": str(number), "SLURM_CPUS_PER_TASK": "3", "PATH": path}
+        subprocess.run(["bash", "array.sh"], cwd=tmp_path, env=told, check=True)
+    assert (tmp_path / "calls").read_text().splitlines() == [f"{file} 3" for file in files]
+    assert (tmp_path / "restored" / "sub" / "two words.nii.gz").exists()
