@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pydicom
@@ -80,11 +81,10 @@ def quiet(_: str) -> None:
     pass
 
 
-@pytest.mark.parametrize("protocol", ["web", "network"])
 def test_a_series_of_an_archive_is_restored_and_its_result_stored_there(
-    orthanc: Orthanc, scans: list[Path], shelf: Path, tmp_path: Path, protocol: str, capsys: pytest.CaptureFixture[str]
+    orthanc: Orthanc, scans: list[Path], shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    address, header = getattr(orthanc, protocol), pydicom.dcmread(scans[0])
+    address, header = orthanc.web, pydicom.dcmread(scans[0])
     study, prior = str(tmp_path / "night"), str(shelf / "tiny.safetensors")
     asked = ["--patient", str(header.PatientID), "--prior", prior]
     assert main(["study", "plan", address, "-o", study, *asked]) == 0
@@ -106,10 +106,12 @@ def test_a_series_of_an_archive_is_restored_and_its_result_stored_there(
     assert main(["study", "run", study]) == 0 and "0 done, 1 unchanged" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("protocol", ["web", "network"])
 def test_nothing_but_the_plan_and_what_was_fetched_tells_who_it_is(
-    orthanc: Orthanc, scans: list[Path], night: Path
+    orthanc: Orthanc, scans: list[Path], night: Path, protocol: str
 ) -> None:
-    assert run_study(night, settings(night, orthanc.web), quiet).exit_code == 0
+    assert run_study(night, settings(night, getattr(orthanc, protocol)), quiet).exit_code == 0
+    assert datasets(images(night / FETCHED)) == datasets(scans)
     header = pydicom.dcmread(scans[0])
     told = [path for path in night.rglob("*") if path.is_file() and FETCHED not in path.parts]
     assert {"study.yaml", "seen"} <= {path.name for path in told}
@@ -146,6 +148,16 @@ def test_an_archive_that_is_down_is_tried_thrice_and_told(
     assert not images(night / FETCHED) and not images(night / "results")
     assert run_study(night, settings(night, orthanc.web), quiet).exit_code == 0
     assert lines(night, "calls") == ["archive"] * 4 + ["denoise"]
+
+
+def test_two_units_may_want_the_same_series(orthanc: Orthanc, scans: list[Path], night: Path) -> None:
+    (unit,) = load_manifest(night).units
+    others = {"name": "other", "output": "results/other", "task": Denoise(seed=1)}
+    save_manifest(Manifest(source=FETCHED, units=(unit, unit.model_copy(update=others))), night)
+    summary = run_study(night, replace(settings(night, orthanc.web), workers=2), quiet)
+    assert summary.exit_code == 0 and sorted(lines(night, "calls")) == ["archive", "denoise", "denoise"]
+    assert [path.name for path in (night / FETCHED).iterdir()] == [unit.input.path]
+    assert len(images(night / FETCHED)) == FRAMES == len(lines(night, "came"))
 
 
 def test_what_was_fetched_may_go_once_it_has_served(orthanc: Orthanc, scans: list[Path], night: Path) -> None:

@@ -32,7 +32,7 @@ from medseq.study.ledger import (
     sizes,
     write_entry,
 )
-from medseq.study.manifest import Unit
+from medseq.study.manifest import Archived, Unit
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _PAUSE = 0.5  # seconds between two looks at what another process holds
@@ -100,10 +100,18 @@ def perform(job: Job) -> Entry:
         raise ResourceError(f"a worker has medseq {__version__}, and the run {job.version}; install the same")
     if not job.lease.is_dir():
         raise ResourceError(f"{job.study}: not seen on a worker, or stopped; put it where every machine sees it")
+    with _alone(job, job.unit.name):
+        return _perform(job)
+
+
+@contextmanager
+def _alone(job: Job, what: str) -> Iterator[None]:
+    """Wait until nobody else holds it. Raises ResourceError when the run is stopped before."""
     while True:
-        with only_worker(job.study, job.unit.name) as mine:
+        with only_worker(job.study, what) as mine:
             if mine:
-                return _perform(job)
+                yield
+                return
         if not job.lease.is_dir():
             raise ResourceError(f"{job.study}: the run was stopped")
         time.sleep(_PAUSE)
@@ -115,7 +123,10 @@ def _perform(job: Job) -> Entry:
     entry = Entry(unit=job.unit.name, state="running", key="", run=job.run, attempts=attempts, started=now())
     start = time.monotonic()
     try:
-        stopped = _fetch(job, entry)
+        stopped = None
+        if (archived := job.unit.input.archived) is not None:
+            with _alone(job, f"@{archived.folder}"):  # no unit has this name, but two may want the series
+                stopped = _fetch(job, archived, entry)
         entry = stopped or _restored(job, entry, before.content if before is not None else None)
     except MedseqError as error:
         entry = entry.model_copy(update={"seconds": round(time.monotonic() - start, 1)})
@@ -125,13 +136,12 @@ def _perform(job: Job) -> Entry:
     return entry
 
 
-def _fetch(job: Job, entry: Entry) -> Entry | None:
+def _fetch(job: Job, archived: Archived, entry: Entry) -> Entry | None:
     """Get the input of a unit from its archive, unless it is there; returns what stopped that, None when all has come.
 
     It comes into a hidden folder, so that a part is never taken for the whole, and the next attempt goes on there.
     """
-    archived = job.unit.input.archived
-    if archived is None or job.input.exists():
+    if job.input.exists():
         return None
     if job.archive is None:
         raise UsageError(f"{job.unit.name}: its series is in an archive; name that with --archive")
