@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from bids_dataset import BOLD, empty_dataset, put_bold
+from bids_dataset import BOLD, empty_dataset, errors_of, put_bold
 from cli_shelf import command, fails
 from study_shelf import Shelf
 
@@ -103,10 +103,25 @@ def test_a_run_of_a_bids_dataset_is_a_unit_and_nothing_but_that_run(tmp_path):
     assert [each.name for each in manifest.units] == ["sub-01_task-rest_bold", "sub-01_task-rest_run-2_bold"]
     save_manifest(manifest.model_copy(update={"units": manifest.units[:1]}), study)
     assert main(["study", "run", str(study), "--device", "cpu"]) == 0
+    assert main(["study", "collect", str(study)]) == 0
     made = study / "results" / "sub-01_task-rest_bold"
     names = {path.name for path in made.rglob("*.nii.gz")}
     assert "sub-01_task-rest_desc-denoised_bold.nii.gz" in names and not any("run-2" in name for name in names)
     assert (made / "dataset_description.json").is_file()
+
+    # The other run comes later; together they are one dataset, to which the validator has no objection.
+    save_manifest(manifest, study)
+    assert main(["study", "run", str(study), "--device", "cpu"]) == 0
+    for _ in range(2):
+        assert main(["study", "collect", str(study)]) == 0
+    derivatives = study / "collected" / "derivatives"
+    everything = [path for each in manifest.units for path in (study / each.output).glob("*/**/*") if path.is_file()]
+    merged = [path for path in derivatives.glob("*/**/*") if path.is_file()]
+    assert sorted(path.name for path in merged) == sorted(path.name for path in everything)
+    assert any("run-2" in path.name for path in merged) and errors_of(derivatives) == []
+    link = json.loads((derivatives / "dataset_description.json").read_text())["DatasetLinks"]["raw"]
+    assert (derivatives / link).resolve() == root.resolve()
+    assert not [path.name for path in (study / "collected").iterdir() if path.name.startswith(".")]
 
 
 def test_a_study_is_not_planned_over_an_edited_one(tmp_path, here, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +30,18 @@ Outbox = Annotated[Path, Parameter(help="Folder where results wait until the arc
 OUTBOX = Path("medseq_outbox")
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Wanted:
+    """What to look for in an archive."""
+
+    study: Annotated[str, Parameter(help="Study Instance UID.")] = ""
+    patient: Annotated[str, Parameter(help="Patient ID.")] = ""
+    accession: Annotated[str, Parameter(help="Accession Number.")] = ""
+    date: Annotated[str, Parameter(help="Of the study: YYYYMMDD, or two joined by a hyphen.")] = ""
+    modality: Annotated[str, Parameter(help="As in DICOM.")] = "MR"
+
+
 @archive.command(
     help_epilogue=examples(
         "archive find https://pacs/dicom-web --accession 12345", "archive find ADDRESS --date 20261123"
@@ -38,18 +51,13 @@ def find(
     address: Address,
     /,
     *,
-    study: Annotated[str, Parameter(help="Study Instance UID.")] = "",
-    patient: Annotated[str, Parameter(help="Patient ID.")] = "",
-    accession: Annotated[str, Parameter(help="Accession Number.")] = "",
-    date: Annotated[str, Parameter(help="Of the study: YYYYMMDD, or two joined by a hyphen.")] = "",
-    modality: str = "MR",
+    wanted: Wanted = Wanted(),  # noqa: B008 (frozen)
     calling: Calling = "MEDSEQ",
 ) -> None:
     """List the series of the studies that match; nothing shown tells whose they are."""
     from medseq.archive import Query, connect
     from medseq.archive import find as find_series
 
-    query = Query(study=study, patient=patient, accession=accession, date=date, modality=modality)
     rows = [
         (
             series.date,
@@ -59,7 +67,7 @@ def find(
             series.uid.study,
             series.uid.series,
         )
-        for series in find_series(connect(address, calling=calling), query)
+        for series in find_series(connect(address, calling=calling), Query(**asdict(wanted)))
     ]
     terminal.print_table(("date", "modality", "number", "description", "study", "series"), rows)
 

@@ -11,6 +11,7 @@ from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 from medseq import terminal
+from medseq.commands.archives import Calling, Wanted
 from medseq.commands.options import Count, Device, Goal, Kind, Positive, app, examples
 from medseq.errors import UsageError
 
@@ -26,11 +27,15 @@ Folder = Annotated[Path, Parameter(help="Folder of a study that was planned.")]
 
 @study.command(
     help_epilogue=examples(
-        "study plan scans -o night", "study plan dataset -o night --task interpolate --factor 2 --report"
+        "study plan scans -o night",
+        "study plan dataset -o night --task interpolate --factor 2 --report",
+        "study plan https://pacs/dicom-web -o night --date 20261123 --description '*cine*'",
     )
 )
 def plan(
-    source: Annotated[Path, Parameter(help="Folder of NIfTI, DICOM and raw data, or BIDS dataset.")],
+    source: Annotated[
+        str, Parameter(help="Folder of NIfTI, DICOM and raw data, BIDS dataset, or address of an archive.")
+    ],
     /,
     *,
     output: Annotated[Path, Parameter(name=("--output", "-o"), help="Folder of the study; missing ones are made.")],
@@ -55,11 +60,14 @@ def plan(
     ] = False,
     hash: Annotated[bool, Parameter(help="Note the SHA-256 of every input now; the run insists on it.")] = False,
     restart: Annotated[bool, Parameter(help="Plan anew though there is a plan, which may have been edited.")] = False,
+    wanted: Wanted = Wanted(),  # noqa: B008 (frozen)
+    description: Annotated[str, Parameter(help="Of series in an archive; * and ? are any characters.")] = "*",
+    calling: Calling = "MEDSEQ",
 ) -> None:
     """Find every series in a folder, and write down what is to be done with it; nothing is read but headers."""
     from medseq.provenance import staged
-    from medseq.study.manifest import MANIFEST, Denoise, Interpolate, Reconstruct, save_manifest
-    from medseq.study.plan import Tasks
+    from medseq.study.manifest import FETCHED, MANIFEST, Denoise, Interpolate, Reconstruct, save_manifest
+    from medseq.study.plan import Tasks, plan_archive
     from medseq.study.plan import plan as plan_study
 
     if (output / MANIFEST).exists() and not restart:
@@ -80,12 +88,22 @@ def plan(
         Reconstruct(**common, kind=kind),
         nifti,
     )
-    manifest = plan_study(source, output, tasks, hashed=hash)
+    if "://" in source:
+        from medseq.archive import Query, connect
+
+        if hash:
+            raise UsageError("--hash is about files; of an archive none is there yet")
+        manifest = plan_archive(connect(source, calling=calling), Query(**asdict(wanted)), tasks, description)
+    else:
+        if (wanted, description) != (Wanted(), "*"):
+            raise UsageError(f"{source}: only an archive is asked for patients, studies, dates and descriptions")
+        manifest = plan_study(Path(source), output, tasks, hashed=hash)
     with staged(output) as folder:
         save_manifest(manifest, folder)
     for refused in manifest.refused:
         terminal.warn(refused)
-    print(f"{output / MANIFEST}: {len(manifest.units)} units; look at it, then: medseq study run {output}")
+    archive = f" --archive {source}" if manifest.source == FETCHED else ""
+    print(f"{output / MANIFEST}: {len(manifest.units)} units; look at it, then: medseq study run {output}{archive}")
 
 
 @study.command(
@@ -108,11 +126,16 @@ def run(
     ] = None,
     device: Device = "auto",
     again: Annotated[bool, Parameter(help="Also try units again that failed for good.")] = False,
+    archive: Annotated[
+        str | None, Parameter(help="Fetch from here what was planned from an archive: https://... or dicom://...")
+    ] = None,
+    calling: Calling = "MEDSEQ",
 ) -> int:
     """Do every unit that is not done; after whatever stopped it, the same command goes on."""
     from medseq.study.run import Settings, run_study
 
-    summary = run_study(folder, Settings(engine, workers, threads, memory, timeout, device, again))
+    settings = Settings(engine, workers, threads, memory, timeout, device, again, archive=archive, calling=calling)
+    summary = run_study(folder, settings)
     print(f"{len(summary.done)} done, {len(summary.unchanged)} unchanged, {len(summary.failed)} failed")
     return summary.exit_code
 

@@ -36,8 +36,9 @@ class _Result:
 def collect(folder: Path) -> str:
     """Write `collected/units.csv`, `figures.csv` and `index.html` of the study in `folder`; returns what to tell.
 
-    Nothing in them names a file of the source, a folder or a person beyond the names of the units. Raises InputError
-    for a manifest that is none, ResourceError when they cannot be written.
+    Of a BIDS dataset, as long as that is there, `collected/derivatives/` holds what all units made as one dataset.
+    Nothing in tables and page names a file of the source, a folder or a person beyond the names of the units. Raises
+    InputError for a manifest that is none, ResourceError when they cannot be written.
     """
     manifest, status = load_manifest(folder), read_status(folder)
     standings = {each.unit: each for each in status.units}
@@ -52,8 +53,15 @@ def collect(folder: Path) -> str:
             place / "units.csv", header, [[_cell(getattr(each, name)) for name in header] for each in status.units]
         )
         write_page(_page(status, results), place / "index.html")
+    source = (folder / manifest.source).resolve()
+    datasets = [folder / result.unit.output for result in results if result.unit.format == "bids" and source.is_dir()]
+    if datasets:
+        from medseq.study.derivatives import merge
+
+        merge(datasets, source, folder / COLLECTED / "derivatives")
     done = f"{len(results)} of {len(status.units)} units done"
-    return f"{folder / COLLECTED}: index.html, units.csv, figures.csv; {done}, {len(rows)} figures"
+    made = "index.html, units.csv, figures.csv" + (", derivatives" if datasets else "")
+    return f"{folder / COLLECTED}: {made}; {done}, {len(rows)} figures"
 
 
 def _result(folder: Path, unit: Unit, standing: Standing) -> _Result:

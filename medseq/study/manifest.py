@@ -6,6 +6,7 @@ checked against a schema that knows no other keys, and every path in it stays in
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from pathlib import Path, PurePosixPath
@@ -18,6 +19,7 @@ from medseq.errors import InputError
 from medseq.io.files import atomic_write
 
 MANIFEST = "study.yaml"
+FETCHED = "fetched"  # what came from an archive, below the study
 _MOST_BYTES = 64 << 20
 # Of the results; "bids": a dataset of derivatives of one run.
 Format = Literal["nifti", "dicom", "bids"]
@@ -44,6 +46,14 @@ def _output(path: str) -> str:
     if not all(re.fullmatch(_WORD, part) for part in path.split("/")):
         raise ValueError("must be a relative path of letters, digits and ._+=- without hidden names or '..'")
     return path
+
+
+def _uid(text: str) -> str:
+    from medseq.archive.peer import is_uid
+
+    if not is_uid(text):
+        raise ValueError("must be a UID: digits and dots")
+    return text
 
 
 def _prior(text: str) -> str:
@@ -103,11 +113,23 @@ class Reconstruct(_Task):
 Task = Annotated[Denoise | Interpolate | Reconstruct, Field(discriminator="command")]
 
 
+class Archived(_Strict):
+    """A series that an archive has, by its UIDs: who may ask the archive learns from them whose it is."""
+
+    study: Annotated[str, AfterValidator(_uid)]
+    series: Annotated[str, AfterValidator(_uid)]
+
+    @property
+    def folder(self) -> str:
+        """Where it is fetched to: no other series ever lies there."""
+        return hashlib.sha256(f"{self.study}/{self.series}".encode()).hexdigest()[:32]
+
+
 class Input(_Strict):
     """What a unit reads. path: a file, or a folder of DICOM, below the source. also: files that go with it.
 
     series: the number of a DICOM series. bytes: in all, when it was planned. sha256: what the content must be, by
-    `ledger.content_of`; None takes it as it is found.
+    `ledger.content_of`; None takes it as it is found. archived: what is fetched into `path` when the unit runs.
     """
 
     path: Annotated[str, AfterValidator(_inside)]
@@ -115,6 +137,13 @@ class Input(_Strict):
     series: int | None = None
     bytes: Annotated[int, Field(ge=0)] = 0
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    archived: Archived | None = None
+
+    @model_validator(mode="after")
+    def _apart(self) -> Input:
+        if self.archived is not None and (self.path != self.archived.folder or self.also):
+            raise ValueError(f"the path of this series must be {self.archived.folder}, and nothing goes with it")
+        return self
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -161,8 +190,10 @@ class Manifest(_Strict):
         outputs = {unit.output.lower() for unit in self.units}
         for unit in self.units:
             parents = {parent.as_posix() for parent in PurePosixPath(unit.output.lower()).parents}
-            if parents & outputs or unit.output.lower().split("/")[0] in {"ledger", MANIFEST, "collected"}:
+            if parents & outputs or unit.output.lower().split("/")[0] in {"ledger", MANIFEST, "collected", FETCHED}:
                 raise ValueError(f"the output {unit.output} lies in another one, or in the study's own files")
+            if unit.input.archived is not None and self.source != FETCHED:
+                raise ValueError(f"series of archives are fetched into the source {FETCHED}; set it")
         return self
 
 

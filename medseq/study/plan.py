@@ -6,8 +6,10 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nibabel
 
@@ -19,6 +21,8 @@ from medseq.io.kspace import files_of
 from medseq.provenance import stem
 from medseq.study.ledger import content_of
 from medseq.study.manifest import (
+    FETCHED,
+    Archived,
     Denoise,
     Estimate,
     Format,
@@ -30,11 +34,15 @@ from medseq.study.manifest import (
     safe_name,
 )
 
+if TYPE_CHECKING:
+    from medseq.archive import Peer, Query
+
 # After docs/measurements.md (46 s and 0.73 GiB for 17 million values), with room to spare: the program itself, and what
 # each value of a series adds; k-space is held several times, coil by coil.
 _PROGRAM_MB, _BYTES_A_VALUE, _BYTES_A_SAMPLE = 700, 30, 80
 _START_SECONDS, _VALUES_A_SECOND = 10, 200_000
 _COMPRESSION = 4  # values for each byte of a compressed file whose header tells nothing
+_IMAGE = 256 * 256  # values of an image that nobody has seen yet
 _ONLY_FILES = ("report", "deidentify", "allow_missing_frames", "precise", "multiframe")
 
 
@@ -85,6 +93,33 @@ def plan(source: Path, study: Path, tasks: Tasks, *, hashed: bool = False) -> Ma
     if hashed:
         units = [_hashed(unit, source) for unit in units]
     return Manifest(source=str(source), units=tuple(units), refused=tuple(refused))
+
+
+def plan_archive(peer: Peer, query: Query, tasks: Tasks, description: str = "*") -> Manifest:
+    """The manifest of the series of an archive that match `query`, each of them to be fetched when its unit runs.
+
+    description: of the series, with * and ? for any characters, in whatever case. What medseq itself has stored there
+    is left out. Estimates know the number of images alone. Raises InputError when nothing matches, else as
+    `archive.find` does.
+    """
+    from medseq.archive import find
+    from medseq.archive.transfer import instances_of
+
+    matching = [
+        (Archived(study=each.uid.study, series=each.uid.series), each.number, len(instances_of(peer, each.uid)))
+        for each in find(peer, query)
+        if "medseq" not in each.description and fnmatchcase(each.description.lower(), description.lower())
+    ]
+    if not matching:
+        raise InputError(f"{peer.address}: has no such series; look for it with medseq archive find")
+    source = Path(FETCHED)
+    found = [_Found(source / uid.folder, (), 0, count * _IMAGE, "dicom", None, n) for uid, n, count in matching]
+    names = _names(found, numbered=tasks.images.deidentify)
+    units = []
+    for (archived, _, _), each, name in zip(matching, found, names, strict=True):
+        unit = _unit(each, name, source, tasks)
+        units.append(unit.model_copy(update={"input": unit.input.model_copy(update={"archived": archived})}))
+    return Manifest(source=FETCHED, units=tuple(units))
 
 
 def _check_bids(tasks: Tasks) -> None:

@@ -13,13 +13,14 @@ from pathlib import Path
 from distributed import Client, Future, KilledWorker, as_completed, get_worker
 
 from medseq import terminal
-from medseq.errors import InputError, ResourceError
+from medseq.errors import InputError, ResourceError, UsageError
 from medseq.io.weights import BOLD, weights_path
 from medseq.provenance import sha256
 from medseq.study.child import Limits
 from medseq.study.engine import LOCAL, Share, check_engine, cluster_share, connected, share
 from medseq.study.ledger import (
     MOST_ATTEMPTS,
+    Content,
     Entry,
     entry_path,
     key_of,
@@ -29,7 +30,7 @@ from medseq.study.ledger import (
     sealed,
     write_entry,
 )
-from medseq.study.manifest import Denoise, Manifest, Unit, load_manifest
+from medseq.study.manifest import FETCHED, Denoise, Manifest, Unit, load_manifest
 from medseq.study.unit import Job, lease_of, perform
 
 _LEAST_SECONDS, _LATE = 3600, 20  # a unit may take an hour, or this many times what was estimated
@@ -39,7 +40,8 @@ _LEAST_SECONDS, _LATE = 3600, 20  # a unit may take an hour, or this many times 
 class Settings:
     """How a study is run. workers, threads, memory_mb, timeout (seconds): None leaves it to medseq.
 
-    again: also try units again that failed for good. program: the medseq to start, (python, "-m") by default.
+    again: also try units again that failed for good. program: the medseq to start, (python, "-m") by default. archive,
+    calling: the address that series of an archive are fetched from, and our own title there.
     """
 
     engine: str = LOCAL
@@ -50,6 +52,8 @@ class Settings:
     device: str = "auto"
     again: bool = False
     program: tuple[str, ...] = ()
+    archive: str | None = None
+    calling: str = "MEDSEQ"
 
 
 @dataclass
@@ -79,10 +83,11 @@ def run_study(folder: Path, settings: Settings = Settings(), tell: Callable[[str
     """Do every unit of a study that is not done yet; a failure is told on stderr, and the others go on.
 
     tell: hears one line for every unit done. Raises InputError for a manifest or model that is none, UsageError for an
-    impossible engine, ResourceError when another run works on the study or no worker is there.
+    impossible engine or archive, ResourceError when another run works on the study or no worker is there.
     """
     check_engine(settings.engine)
     manifest = load_manifest(folder)
+    _check_archive(manifest, settings)
     models = _models(manifest.units)
     folder, source, summary = folder.resolve(), (folder / manifest.source).resolve(), Summary()
     with only_run(folder), _run_folder(folder, manifest) as run:
@@ -95,7 +100,7 @@ def run_study(folder: Path, settings: Settings = Settings(), tell: Callable[[str
             seconds = settings.timeout or max(_LEAST_SECONDS, _LATE * unit.estimate.seconds)
             limits = Limits(seconds, settings.memory_mb or 0)
             job = Job(unit, folder, source, run, model, limits, device=settings.device, program=settings.program)
-            waiting.append(job)
+            waiting.append(replace(job, archive=settings.archive, calling=settings.calling))
         if waiting:
             count = itertools.count(1)
             with terminal.progress("study") as advance, closing(_sent_out(waiting, settings)) as entries:
@@ -105,6 +110,17 @@ def run_study(folder: Path, settings: Settings = Settings(), tell: Callable[[str
                         tell(f"{entry.unit}: done; {entry.seconds:.0f} s, {entry.memory_mb} MiB")
                     advance(next(count), len(waiting))
     return summary
+
+
+def _check_archive(manifest: Manifest, settings: Settings) -> None:
+    """Raise UsageError for what is no archive. A manifest that somebody else made must not choose whom we talk to."""
+    if settings.archive is None:
+        return
+    if all(unit.input.archived is None for unit in manifest.units):
+        raise UsageError("--archive is about studies that were planned from one; leave it out")
+    from medseq.archive import connect
+
+    connect(settings.archive, calling=settings.calling)
 
 
 def _models(units: Sequence[Unit]) -> list[str]:
@@ -125,10 +141,7 @@ def _standing(unit: Unit, folder: Path, source: Path, model: str, settings: Sett
     entry = read_entry(entry_path(folder, unit.name))
     if entry is None or entry.content is None:
         return None
-    try:
-        if looks_of(unit, source) != entry.content.looks:
-            return None
-    except InputError:  # its attempt will say so
+    if not _looks_as(entry.content, unit, source):
         return None
     key = key_of(unit, entry.content, model)
     if entry.state == "done":
@@ -136,6 +149,16 @@ def _standing(unit: Unit, folder: Path, source: Path, model: str, settings: Sett
     if settings.again or entry.state == "running" or entry.may_pass or entry.key != key:
         return None
     return None if _has_more(entry, settings) else entry
+
+
+def _looks_as(content: Content, unit: Unit, source: Path) -> bool:
+    """Whether the inputs of a unit are what they were. Those from an archive may be removed once they have served."""
+    if unit.input.archived is not None and not (source / unit.input.path).exists():
+        return True
+    try:
+        return looks_of(unit, source) == content.looks
+    except InputError:  # its attempt will say so
+        return False
 
 
 def _has_more(entry: Entry, settings: Settings) -> bool:
@@ -172,7 +195,8 @@ def _run_folder(folder: Path, manifest: Manifest) -> Iterator[str]:
 
 def _check_links(folder: Path, manifest: Manifest) -> None:
     """Raise InputError when a link leads out of the study: whoever made the study chose it, not who runs it."""
-    for path in {folder / ".work", folder / "ledger", *((folder / unit.output).parent for unit in manifest.units)}:
+    own = (folder / ".work", folder / "ledger", folder / FETCHED)
+    for path in {*own, *((folder / unit.output).parent for unit in manifest.units)}:
         if path.resolve() != path:
             raise InputError(f"{path}: leads elsewhere by a link; put the whole study where its results shall be")
 

@@ -7,6 +7,8 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from medseq.study.child import Ended, Limits, run_limited
 from medseq.study.ledger import (
     MOST_ATTEMPTS,
     SEAL,
+    Content,
     Entry,
     content_of,
     entry_path,
@@ -29,7 +32,7 @@ from medseq.study.ledger import (
     sizes,
     write_entry,
 )
-from medseq.study.manifest import Unit
+from medseq.study.manifest import Archived, Unit
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _PAUSE = 0.5  # seconds between two looks at what another process holds
@@ -43,6 +46,7 @@ class Job:
 
     run: name of the run. version: of medseq. model: SHA-256 of the weights. program: the medseq to start, such as
     (python, "-m"). threads: of one unit. device: as of the command line. gpu: the only one it sees; None: all.
+    archive, calling: the address to fetch from, and our own title there.
     """
 
     unit: Unit
@@ -56,6 +60,12 @@ class Job:
     gpu: str | None = None
     version: str = __version__
     program: tuple[str, ...] = ()
+    archive: str | None = None
+    calling: str = "MEDSEQ"
+
+    @property
+    def input(self) -> Path:
+        return self.source / self.unit.input.path
 
     @property
     def output(self) -> Path:
@@ -90,10 +100,18 @@ def perform(job: Job) -> Entry:
         raise ResourceError(f"a worker has medseq {__version__}, and the run {job.version}; install the same")
     if not job.lease.is_dir():
         raise ResourceError(f"{job.study}: not seen on a worker, or stopped; put it where every machine sees it")
+    with _alone(job, job.unit.name):
+        return _perform(job)
+
+
+@contextmanager
+def _alone(job: Job, what: str) -> Iterator[None]:
+    """Wait until nobody else holds it. Raises ResourceError when the run is stopped before."""
     while True:
-        with only_worker(job.study, job.unit.name) as mine:
+        with only_worker(job.study, what) as mine:
             if mine:
-                return _perform(job)
+                yield
+                return
         if not job.lease.is_dir():
             raise ResourceError(f"{job.study}: the run was stopped")
         time.sleep(_PAUSE)
@@ -105,19 +123,11 @@ def _perform(job: Job) -> Entry:
     entry = Entry(unit=job.unit.name, state="running", key="", run=job.run, attempts=attempts, started=now())
     start = time.monotonic()
     try:
-        content = content_of(job.unit, job.source, before.content if before is not None else None)
-        if job.unit.input.sha256 not in (None, content.sha256):
-            raise InputError(f"{job.source / job.unit.input.path}: is not what was planned (SHA-256); plan anew")
-        key = key_of(job.unit, content, job.model)
-        if (done := sealed(job.output, key)) is not None:
-            entry = done.model_copy(update={"content": content})
-        elif attempts > MOST_ATTEMPTS:
-            entry = _failed(entry, f"its worker was lost {MOST_ATTEMPTS} times", may_pass=True)
-        else:
-            limits = (job.limits.seconds, job.limits.memory_mb)
-            entry = entry.model_copy(update={"key": key, "content": content, "limits": limits})
-            write_entry(job.study, entry)
-            entry = _attempt(job, entry)
+        stopped = None
+        if (archived := job.unit.input.archived) is not None:
+            with _alone(job, f"@{archived.folder}"):  # no unit has this name, but two may want the series
+                stopped = _fetch(job, archived, entry)
+        entry = stopped or _restored(job, entry, before.content if before is not None else None)
     except MedseqError as error:
         entry = entry.model_copy(update={"seconds": round(time.monotonic() - start, 1)})
         may_pass = error.exit_code not in _FINAL
@@ -126,29 +136,77 @@ def _perform(job: Job) -> Entry:
     return entry
 
 
+def _fetch(job: Job, archived: Archived, entry: Entry) -> Entry | None:
+    """Get the input of a unit from its archive, unless it is there; returns what stopped that, None when all has come.
+
+    It comes into a hidden folder, so that a part is never taken for the whole, and the next attempt goes on there.
+    """
+    if job.input.exists():
+        return None
+    if job.archive is None:
+        raise UsageError(f"{job.unit.name}: its series is in an archive; name that with --archive")
+    write_entry(job.study, entry)
+    part = job.input.with_name(f".{job.input.name}")
+    program = [*(job.program or (sys.executable, "-m")), "medseq", "archive", "fetch", job.archive, archived.study]
+    with _scratch(job):
+        for left in part.glob(".medseq-*"):  # of a fetch that was killed
+            _remove(left)
+        ended = _limited(job, [*program, f"--series={archived.series}", f"--output={part}", f"--calling={job.calling}"])
+        if ended.stopped is None and ended.exit_code == 0:
+            os.rename(part, job.input)
+            return None
+        return _explained(job, entry.model_copy(update=_taken(ended)), ended)
+
+
+def _restored(job: Job, entry: Entry, before: Content | None) -> Entry:
+    content = content_of(job.unit, job.source, before)
+    if job.unit.input.sha256 not in (None, content.sha256):
+        raise InputError(f"{job.input}: is not what was planned (SHA-256); plan anew")
+    key = key_of(job.unit, content, job.model)
+    if (done := sealed(job.output, key)) is not None:
+        return done.model_copy(update={"content": content})
+    if entry.attempts > MOST_ATTEMPTS:
+        return _failed(entry, f"its worker was lost {MOST_ATTEMPTS} times", may_pass=True)
+    limits = (job.limits.seconds, job.limits.memory_mb)
+    entry = entry.model_copy(update={"key": key, "content": content, "limits": limits})
+    write_entry(job.study, entry)
+    return _attempt(job, entry)
+
+
 def _attempt(job: Job, entry: Entry) -> Entry:
+    with _scratch(job):
+        try:
+            _remove(job.staging)
+            job.staging.mkdir(parents=True)
+            ended = _limited(job, _command(job))
+            entry = entry.model_copy(update=_taken(ended))
+            if ended.stopped is None and ended.exit_code == 0:
+                return _settled(job, entry)
+            return _explained(job, entry, ended)
+        finally:
+            _remove(job.staging)
+
+
+@contextmanager
+def _scratch(job: Job) -> Iterator[None]:
+    """An empty folder for a command to work in. Raises ResourceError for every OSError of the block."""
     try:
         _check_disk(job)
-        _remove(job.staging)
         _remove(job.scratch)
-        for folder in (job.staging, job.scratch / "tmp"):
-            folder.mkdir(parents=True)
-        ended = run_limited(
-            _command(job),
-            job.limits,
-            folder=job.scratch,
-            lease=job.lease,
-            environment=_environment(job),
-        )
-        entry = entry.model_copy(update={"seconds": round(ended.seconds, 1), "memory_mb": ended.memory_mb})
-        if ended.stopped is None and ended.exit_code == 0:
-            return _settled(job, entry)
-        return _explained(job, entry, ended)
+        (job.scratch / "tmp").mkdir(parents=True)
+        yield
     except OSError as error:
         raise ResourceError(f"{job.study}: cannot be written ({error.strerror}); check its rights and space") from error
     finally:
-        _remove(job.staging)
         _remove(job.scratch)
+
+
+def _limited(job: Job, program: Sequence[str]) -> Ended:
+    return run_limited(program, job.limits, folder=job.scratch, lease=job.lease, environment=_environment(job))
+
+
+def _taken(ended: Ended) -> dict[str, float]:
+    return {"seconds": round(ended.seconds, 1), "memory_mb": ended.memory_mb}
 
 
 def _settled(job: Job, entry: Entry) -> Entry:
@@ -189,7 +247,7 @@ def _anonymous(text: str, job: Job) -> str:
     """One line without folders: these often hold a user's name, or a patient's."""
     text = " ".join(text.split())
     for path, name in (
-        (job.source / job.unit.input.path, job.unit.name),
+        (job.input, job.unit.name),
         (job.staging, job.unit.name),
         (job.scratch, job.unit.name),
         (job.source, "source"),
@@ -222,7 +280,7 @@ def _environment(job: Job) -> dict[str, str]:
 
 def _command(job: Job) -> list[str]:
     """What a person would type for this unit alone."""
-    unit, source = job.unit, job.source / job.unit.input.path
+    unit, source = job.unit, job.input
     program = job.program or (sys.executable, "-m")
     options = [*unit.task.arguments(), f"--device={job.device}"]
     if unit.format == "bids":
