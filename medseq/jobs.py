@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -59,7 +59,8 @@ def reconstruct_file(
             if not bold:
                 record.add_model(weights_path(prior))
         with record.timed("restore"), terminal.progress("reconstruct") as progress:
-            restored = _bold_named(source, bold_work, kspace, progress) if bold else work(kspace, progress)
+            with input_named(source, prior):
+                restored = (bold_work if bold else work)(kspace, progress)
         record.result = restored.info
         with record.timed("write"):
             clip = restored.clip
@@ -84,11 +85,15 @@ def reconstruct_file(
     return f"{output}: {frames} frames of {width} x {height}, {slices} slices; {record.elapsed:.1f} s"
 
 
-def _bold_named(source: Path, bold_work: Reconstruction, kspace: KSpace, progress: Progress) -> Restored:
-    """bold_work, whose complaints are about the file alone, as it takes no other."""
+@contextmanager
+def input_named(source: Path, prior: str | None) -> Iterator[None]:
+    """Begin every complaint about what was read with its name, which numerics do not know; those about a prior have
+    their own."""
     try:
-        return bold_work(kspace, progress)
+        yield
     except InputError as error:
+        if str(source) in str(error) or weights_path(prior).stem in str(error):
+            raise
         raise InputError(f"{source}: {error}") from error
 
 

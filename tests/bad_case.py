@@ -57,10 +57,10 @@ DICOM = (
     f"denoise {{bad}} -o out/new {_PRIOR}",
     f"interpolate {{bad}} -o out/new {_PRIOR}",
     "convert {bad} -o out/out.nii.gz",
-    "convert {shelf}/cine.nii.gz --like {bad} -o out/new",
     "evaluate {bad} -o out",
     "info {bad}",
 )
+LIKE = ("convert {shelf}/like.nii.gz --like {bad} -o out/new",)  # of which only headers are read
 RAW = (
     f"reconstruct {{bad}} -o out/out.nii.gz {_PRIOR}",
     "convert {bad} -o out/raw.cfl",

@@ -197,7 +197,9 @@ def _values(
         for path, wanted in grouped(cells, lambda cell: cell[0].path).items():
             for (frame, b, t), stored in _stored(reader, path, wanted, matrix):
                 # In double precision, as the product of a 16-bit value and a slope has more digits than a single has.
-                yield b, t, stored.astype(np.float64) * frame.slope + frame.intercept
+                with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused as not finite
+                    values = stored.astype(np.float64) * frame.slope + frame.intercept
+                    yield b, t, values.astype(np.float32)
 
 
 def _stored(
