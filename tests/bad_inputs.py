@@ -11,12 +11,14 @@ from pathlib import Path
 import bad_dicom
 import bad_nifti
 import bad_raw
+import bad_texts
+import bad_weights
 from bad_case import Case
 
 
 @cache
 def all_cases() -> tuple[Case, ...]:
-    return tuple(case for module in (bad_nifti, bad_dicom, bad_raw) for case in module.cases())
+    return tuple(case for module in (bad_nifti, bad_dicom, bad_raw, bad_texts, bad_weights) for case in module.cases())
 
 
 def looks(folder: Path) -> dict[str, tuple[object, ...]]:

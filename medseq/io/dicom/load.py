@@ -107,7 +107,8 @@ def load_series(series: DicomSeries, *, allow_missing: bool = False) -> Clip:
     folder, missing = series.folder, series.missing
     if missing and not allow_missing:
         raise InputError(f"{folder}: {_named(series)} lacks {_listed(missing)}; --allow-missing-frames fills them in")
-    data = _read(series)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
+        data = _read(series)
     if not bool(torch.isfinite(data).all()):
         raise InputError(f"{folder}: {_named(series)} has values that are not finite; get a fresh copy")
     if not bool(data.any()):
@@ -197,9 +198,7 @@ def _values(
         for path, wanted in grouped(cells, lambda cell: cell[0].path).items():
             for (frame, b, t), stored in _stored(reader, path, wanted, matrix):
                 # In double precision, as the product of a 16-bit value and a slope has more digits than a single has.
-                with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused as not finite
-                    values = stored.astype(np.float64) * frame.slope + frame.intercept
-                    yield b, t, values.astype(np.float32)
+                yield b, t, stored.astype(np.float64) * frame.slope + frame.intercept
 
 
 def _stored(
