@@ -17,6 +17,7 @@ from medseq.clip import Clip, KSpace
 from medseq.errors import InputError, UsageError
 from medseq.gathering import Restored
 from medseq.io import NIFTI_ENDINGS, RAW_OUTPUT_ENDINGS, load_clip, load_kspace, save_clip, save_kspace
+from medseq.io.faults import check_is_file, reason
 from medseq.io.kspace import files_of
 from medseq.io.weights import weights_path
 from medseq.provenance import RunRecord, collected_warnings, staged, stem
@@ -172,13 +173,11 @@ def beside(output: Path, word: str) -> str:
 
 
 def read_times(path: Path) -> np.ndarray:
-    """Numbers (T,) from a text file. Raises InputError when it is missing or holds anything else."""
-    try:
-        return np.array([float(word) for word in path.read_text(encoding="utf-8").replace(",", " ").split()])
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; check the name") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: must hold numbers apart by blanks, commas or line ends ({error})") from error
+    """Seconds (T,) from a text file. Raises InputError when it is missing or holds anything else."""
+    times = _numbers_in(path)
+    if not len(times) or not np.isfinite(times).all() or (np.diff(times) <= 0).any():
+        raise InputError(f"{path}: must hold finite seconds that increase; correct it")
+    return times
 
 
 def read_censored(path: Path) -> np.ndarray:
@@ -186,10 +185,23 @@ def read_censored(path: Path) -> np.ndarray:
 
     Raises InputError when it is missing or holds anything else.
     """
-    values = read_times(path)
+    values = _numbers_in(path)
     if len(values) == 0 or not np.isin(values, (0, 1)).all():
-        raise InputError(f"{path}: must hold a 0 (good) or a 1 (bad) for each volume")
+        raise InputError(f"{path}: must hold a 0 (good) or a 1 (bad) for each volume; correct it")
     return values.astype(bool)
+
+
+def _numbers_in(path: Path) -> np.ndarray:
+    """The numbers in a text file."""
+    check_is_file(path)
+    try:
+        return np.array([float(word) for word in path.read_text(encoding="utf-8").replace(",", " ").split()])
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; check the name") from None
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: must hold numbers apart by blanks, commas or line ends; correct it ({reason(error)})"
+        ) from error
 
 
 def check_output(output: Path, endings: Sequence[str], source: Path | None = None) -> None:
@@ -219,6 +231,7 @@ def pseudonym_key(deidentify: bool, file: Path | None) -> bytes | None:
         return None
     if file is None:
         return secrets.token_bytes(32)
+    check_is_file(file)
     try:
         secret = file.read_bytes()
     except OSError as error:

@@ -8,8 +8,10 @@ import stat
 from functools import cache
 from pathlib import Path
 
+import bad_bids
 import bad_dicom
 import bad_nifti
+import bad_places
 import bad_raw
 import bad_texts
 import bad_weights
@@ -18,7 +20,7 @@ from bad_case import Case
 
 @cache
 def all_cases() -> tuple[Case, ...]:
-    return tuple(case for module in (bad_nifti, bad_dicom, bad_raw, bad_texts, bad_weights) for case in module.cases())
+    return tuple(case for module in (bad_nifti, bad_dicom, bad_raw, bad_weights, bad_texts, bad_bids, bad_places) for case in module.cases())
 
 
 def looks(folder: Path) -> dict[str, tuple[object, ...]]:

@@ -15,7 +15,7 @@ from medseq.study.manifest import MANIFEST
 
 _PRIOR = "--prior {shelf}/tiny.safetensors"
 TIMES = (f"interpolate {{shelf}}/cine.nii.gz --times {{bad}} -o out/out.nii.gz {_PRIOR}",)
-CENSORED = ("denoise {shelf}/cine.nii.gz --kind bold --censored {bad} -o out/out.nii.gz",)
+CENSORED = ("denoise {shelf}/rest.nii.gz --kind bold --censored {bad} -o out/out.nii.gz",)
 SECRET = (
     f"denoise {{shelf}}/study --deidentify --deidentify-key {{bad}} -o out/new {_PRIOR}",
     "convert {shelf}/like.nii.gz --like {shelf}/study --deidentify --deidentify-key {bad} -o out/new",
@@ -29,8 +29,10 @@ OUTBOX = ("archive send --outbox {bad}",)
 def _times() -> Iterator[tuple[str, bytes | str, int]]:
     for text in ("soon", "0.0 0.1 later", "0,1;0,2", "0x10 0x20", "0.0 0.1 0.2s", "[0, 1]", "1e", "--", "٣ ٤ x"):
         yield f"words ({text})", text, 4
-    for text in ("", " \n\n", "nan", "0 nan 0.1", "0 inf", "-inf 0", "0.1 0.0", "0.1 0.1", "1e999", "-5", "0 100", "1e300"):
+    for text in ("", " \n\n", "nan", "0 nan 0.1", "0 inf", "-inf 0", "0.1 0.0", "0.1 0.1", "1e999"):
         yield f"times {text!r}", text, 4
+    for text in ("-5", "0 100", "1e300"):  # nothing wrong with them, but with asking them of this series
+        yield f"times {text!r}", text, 2
     yield "bytes", b"\xff\xfe\0\x81 0.1", 4
     yield "a byte of zero", b"0.0\0 0.1", 4
     yield "a byte-order mark of UTF-16", "0.0 0.1".encode("utf-16"), 4
@@ -38,12 +40,12 @@ def _times() -> Iterator[tuple[str, bytes | str, int]]:
     yield "200000 numbers", "0.01 " * 200_000, 4
 
 
-def _censored() -> Iterator[tuple[str, bytes | str]]:
+def _censored() -> Iterator[tuple[str, bytes | str, int]]:
     for text in ("", "good bad", "0 1 2 0 0 0", "0.5 0 0 0 0 0", "nan 0 0 0 0 0", "-1 0 0 0 0 0"):
-        yield f"marks {text!r}", text
-    yield "too few marks", "0 1 0"
-    yield "too many marks", "0 " * 40
-    yield "every volume bad", "1 1 1 1 1 1"
+        yield f"marks {text!r}", text, 4
+    yield "every volume bad", "1 " * 10, 4
+    yield "too few marks", "0 1 0", 2
+    yield "too many marks", "0 " * 40, 2
 
 
 def _recipes() -> Iterator[tuple[str, bytes | str]]:
@@ -177,7 +179,6 @@ def _filters() -> Iterator[tuple[str, str | bytes, int]]:
     yield "filters of NaN", '{"bold": {"run": NaN}}', 4
     yield "a filter that is a text", '{"bold": "rest"}', 4
     yield "filters 100000 deep", '{"bold": ' + "[" * 100_000, 4
-    yield "filters that leave nothing", '{"bold": {"task": "none"}, "cine": {"run": 7}, "kspace": {"run": 7}}', 4
     yield "filters of bytes", b"\xff\xfe\0", 4
     yield "an unknown query", '{"anatomy": {}}', 2
     yield "an unknown entity", '{"bold": {"planet": "mars"}}', 2
@@ -187,6 +188,7 @@ def _outboxes() -> Iterator[tuple[str, Make]]:
     def entry(address: str | bytes, images: bool = False) -> Make:
         def made(folder: Path) -> None:
             (folder / "entry").mkdir(parents=True)
+            (folder / ".lock").touch()  # stays, as locks do
             content(address)(folder / "entry" / "to.json")
             if images:
                 (folder / "entry" / "a.dcm").write_bytes(b"not DICOM")
@@ -205,8 +207,8 @@ def _outboxes() -> Iterator[tuple[str, Make]]:
 def cases() -> Iterator[Case]:
     for fault, text, code in _times():
         yield Case("times", fault, "bad.txt", content(text), "", TIMES, code)
-    for fault, text in _censored():
-        yield Case("bad volumes", fault, "bad.txt", content(text), "", CENSORED)
+    for fault, text, code in _censored():
+        yield Case("bad volumes", fault, "bad.txt", content(text), "", CENSORED, code)
     for fault, text in (("a short one", b"123"), ("an empty one", b"")):
         yield Case("secrets", fault, "bad.key", content(text), "is no secret", SECRET)
     for fault, text in _recipes():
