@@ -224,7 +224,9 @@ def _power(
 def _interval(clip: Clip) -> float:
     steps = np.diff(clip.times)
     if clip.frames < _FEWEST_FRAMES:
-        raise InputError(f"{clip.frames} volumes are too few to tell responses from noise; give at least {_FEWEST_FRAMES}")
+        raise InputError(
+            f"{clip.frames} volumes are too few to tell responses from noise; give at least {_FEWEST_FRAMES}"
+        )
     if np.ptp(steps) > 0.01 * steps.mean():
         raise InputError("the volumes are not evenly spaced in time; resample them first")
     return float(steps.mean())

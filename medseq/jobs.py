@@ -59,9 +59,8 @@ def reconstruct_file(
                 raise UsageError(f"{source}: --denoise is about BOLD, as the prior denoises all else; say --kind bold")
             if not bold:
                 record.add_model(weights_path(prior))
-        with record.timed("restore"), terminal.progress("reconstruct") as progress:
-            with input_named(source, prior):
-                restored = (bold_work if bold else work)(kspace, progress)
+        with record.timed("restore"), terminal.progress("reconstruct") as progress, input_named(source, prior):
+            restored = (bold_work if bold else work)(kspace, progress)
         record.result = restored.info
         with record.timed("write"):
             clip = restored.clip

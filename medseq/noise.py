@@ -64,7 +64,9 @@ def whitener(covariance: Tensor) -> Tensor:
     """
     factor, failed = torch.linalg.cholesky_ex(covariance)
     if bool(failed) or not bool(torch.isfinite(factor).all()):
-        raise InputError("the noise covariance is not positive definite, as of a coil that is dead, or there twice; leave it out")
+        raise InputError(
+            "the noise covariance is not positive definite, as of a coil that is dead, or there twice; leave it out"
+        )
     identity = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
     return torch.linalg.solve_triangular(factor, identity, upper=False)
 

@@ -56,10 +56,11 @@ def restore_series(
                 record.add_model(weights_path(settings["prior"]))
             elif settings.get("goal") == "fluctuations":
                 record.add_model(bold_weights_path(settings["prior"]))
-        with record.timed("restore"), terminal.progress(command) as progress:
+        named = input_named(source, settings["prior"])
+        with record.timed("restore"), terminal.progress(command) as progress, named:
             # What is done to BOLD fills in by itself, as the prior is of hearts.
-            with input_named(source, settings["prior"]):
-                restored = by_bold(clip, progress) if by_bold else work(_filled(clip, settings, progress), progress)
+            before = clip if by_bold else _filled(clip, settings, progress)
+            restored = by_bold(before, progress) if by_bold else work(before, progress)
         record.result = {**restored.info, **_lacking(clip)}
         place, prefix = (folder, f"{stem(output)}.") if to_nifti else (folder / output.name, "")
         with record.timed("write"):

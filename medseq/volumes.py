@@ -245,7 +245,9 @@ def _grid(clip: Clip) -> tuple[np.ndarray, float]:
     interval = since[-1] / max(1, round(since[-1] / usual))
     index = np.rint(since / interval).astype(int)
     if np.abs(index * interval - since).max() > _UNEVEN * interval or (np.diff(index) < 1).any():
-        raise InputError("the volumes are not at even intervals (gaps aside), which leaves nothing to fill them by; get the whole series")
+        raise InputError(
+            "the volumes are not at even intervals (gaps aside), so that none is filled in; get the whole series"
+        )
     return index, float(interval)
 
 
@@ -270,7 +272,9 @@ def _check_no_cycle(clip: Clip) -> None:
 def _check_enough(bad: np.ndarray, b: int) -> None:
     left = int((~bad).sum())
     if left < max(_FEWEST, (1 - _LARGEST_SHARE) * len(bad)):
-        raise InputError(f"slice {b + 1} lacks {len(bad) - left} of {len(bad)} volumes: too many to fill in; get the whole series")
+        raise InputError(
+            f"slice {b + 1} lacks {len(bad) - left} of {len(bad)} volumes: too many to fill in; get the whole series"
+        )
 
 
 def _finite(acquired: Tensor) -> Tensor:

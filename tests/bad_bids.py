@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from bad_case import Case, Make, foreign
@@ -22,16 +22,19 @@ DESCRIPTION = "dataset_description.json"
 
 
 @cache
-def _good() -> Path:
-    """A dataset of one run, made once: it is copied for every case."""
-    root = empty_dataset(Path(mkdtemp(prefix="medseq-bids-")))
-    put_bold(root)
-    return root
+def _good() -> dict[str, bytes]:
+    """The files of a dataset of one run, made once."""
+    with TemporaryDirectory() as folder:
+        root = empty_dataset(Path(folder))
+        put_bold(root)
+        return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 def dataset(change: Callable[[Path], object]) -> Make:
     def made(root: Path) -> None:
-        shutil.copytree(_good(), root)
+        for name, data in _good().items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(data)
         change(root)
 
     return made

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pydicom
 from bad_case import DICOM, LIKE, Case, Make, deflate_bomb, foreign, gzip_bomb, others
-from dicom_files import ITEM, ITEM_END, SEQUENCE_END, UNDEFINED, body, element, head, mr_image
 from cli_shelf import noisy_scan
+from dicom_files import ITEM, ITEM_END, SEQUENCE_END, UNDEFINED, body, element, head, mr_image
 from dicom_scanner import scan
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -174,7 +174,6 @@ def _identity() -> Iterator[tuple[str, Make, str]]:
     yield "other pixels under one UID", changed(put(SOPInstanceUID="1.2.3.4.5"), 0, 1), ""
     yield "every image under one UID", changed(put(SOPInstanceUID="1.2.3.4.5")), ""
     yield "a UID of two", changed(put(SeriesInstanceUID=["1.2.3", "1.2.4"])), "SeriesInstanceUID"
-    yield "two series and no telling which", _two_series, "say which with --series N"
 
 
 def _two_series(folder: Path) -> None:
@@ -187,7 +186,9 @@ def _missing() -> Iterator[tuple[str, Make, str]]:
         where = ", ".join(f"{b + 1}/{t + 1}" for b, t in missing)
         yield (
             f"no images at slice/frame {where}",
-            lambda folder, b=slices, t=frames, lost=missing: scan(folder, "ge", "bold", slices=b, frames=t, missing=lost),
+            lambda folder, b=slices, t=frames, lost=missing: scan(
+                folder, "ge", "bold", slices=b, frames=t, missing=lost
+            ),
             "",
         )
 
@@ -303,6 +304,7 @@ def cases() -> Iterator[Case]:
             commands = DICOM[:3] if family is _missing else DICOM
             commands += LIKE if family in (_geometry, _identity) else ()
             yield Case("DICOM", fault, "study", make, says, commands)
+    yield Case("DICOM", "two series and no telling which", "study", _two_series, "say which with --series N", DICOM[:3])
     yield from others("DICOM", "bad.dcm", DICOM, NONE)
     yield Case("DICOM", "an empty folder", "study", Path.mkdir, NONE, DICOM[:4])
     yield Case("DICOM", "a folder of other things", "study", _other_things, NONE, DICOM[:4])

@@ -20,7 +20,11 @@ from bad_case import Case
 
 @cache
 def all_cases() -> tuple[Case, ...]:
-    return tuple(case for module in (bad_nifti, bad_dicom, bad_raw, bad_weights, bad_texts, bad_bids, bad_places) for case in module.cases())
+    return tuple(
+        case
+        for module in (bad_nifti, bad_dicom, bad_raw, bad_weights, bad_texts, bad_bids, bad_places)
+        for case in module.cases()
+    )
 
 
 def looks(folder: Path) -> dict[str, tuple[object, ...]]:

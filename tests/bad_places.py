@@ -34,8 +34,6 @@ def _socket(path: Path) -> None:
         listener.bind(str(path))
 
 
-
-
 KINDS: dict[str, Make] = {
     "that is a pipe": os.mkfifo,
     "that is a link to an endless device": lambda path: path.symlink_to("/dev/zero"),
@@ -57,7 +55,7 @@ NAMES = {
     "250 letters": "b" * 250 + ".nii",
     "blanks": " bad name .nii",
     "a percent and braces": "bad%s{0}.nii",
-    "markup": "[bold]bad[/bold].nii",
+    "markup": "[bold]bad[red].nii",
 }
 
 

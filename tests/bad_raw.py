@@ -14,8 +14,8 @@ from bad_case import RAW, Case, Make, cut, flipped, others
 from ismrmrd import xsd
 from raw_examples import example
 from scanner import QUIET, SOURCE, Scanner, write
-from test_raw_refusals import REFUSED, broken, each, encoding, two_frames
 from test_raw_formats_twix import OVERSAMPLED, readouts
+from test_raw_refusals import REFUSED, broken, each, encoding, two_frames
 from twix_scanner import Measurement, write_vb, write_vd
 
 from medseq.io import save_kspace

@@ -49,7 +49,7 @@ def _censored() -> Iterator[tuple[str, bytes | str, int]]:
 
 
 def _recipes() -> Iterator[tuple[str, bytes | str]]:
-    for fault, text in (
+    yield from (
         ("a recipe of another name", "receipt: {steps: 3}"),
         ("an unknown option", "recipe: {step: 3}"),
         ("words for numbers", "recipe: {steps: many}"),
@@ -93,8 +93,7 @@ def _recipes() -> Iterator[tuple[str, bytes | str]]:
         ("a key of an object", "? {a: b}\n: 3"),
         ("a date for steps", "recipe: {steps: 2026-11-27}"),
         ("a seed of text", "recipe: {seed: '1; rm -rf /'}"),
-    ):
-        yield fault, text
+    )
     yield "bytes", b"recipe: \xff\xfe"
     yield "control characters", "recipe: \x07\x1b[31m"
 
@@ -222,5 +221,3 @@ def cases() -> Iterator[Case]:
     yield from others("times", "bad.txt", TIMES, "", but=("one byte",))
     # Two of them are YAML, and one is an empty recipe, which stands for the defaults.
     yield from others("recipes", "bad.yaml", RECIPE, "", but=("nothing",))
-
-

@@ -122,7 +122,9 @@ def _readout_axis(scan: Scan) -> tuple[ReadoutAxis, float]:
     encoded, fov, fov_wanted = space.matrixSize.x, space.fieldOfView_mm.x, wanted.fieldOfView_mm.x
     cropped = max(1, round(encoded * fov_wanted / fov))
     if cropped > encoded:
-        raise scan.refusal(f"the field of view to reconstruct ({fov_wanted:g} mm) exceeds the {fov:g} mm read out; correct it")
+        raise scan.refusal(
+            f"the field of view to reconstruct ({fov_wanted:g} mm) exceeds the {fov:g} mm read out; correct it"
+        )
     axis = ReadoutAxis(encoded, cropped, wanted.matrixSize.x)
     return axis, cropped * fov / encoded / axis.final
 
