@@ -136,7 +136,7 @@ def tissue_mask(series: Tensor) -> Tensor:
     flat = mean.flatten()
     mask = mean > _TISSUE * flat.kthvalue(max(1, int(0.98 * flat.numel()))).values
     if not bool(mask.any()):
-        raise InputError("the series shows no tissue: it is constant, or zero nearly everywhere")
+        raise InputError("the series shows no tissue, being constant, or zero nearly everywhere; give another one")
     return mask
 
 
@@ -224,7 +224,9 @@ def _power(
 def _interval(clip: Clip) -> float:
     steps = np.diff(clip.times)
     if clip.frames < _FEWEST_FRAMES:
-        raise InputError(f"{clip.frames} volumes are too few to tell responses from noise; at least {_FEWEST_FRAMES}")
+        raise InputError(
+            f"{clip.frames} volumes are too few to tell responses from noise; give at least {_FEWEST_FRAMES}"
+        )
     if np.ptp(steps) > 0.01 * steps.mean():
         raise InputError("the volumes are not evenly spaced in time; resample them first")
     return float(steps.mean())

@@ -67,7 +67,7 @@ def espirit(
     if region[0] > shape[0] or region[1] > shape[1]:
         raise UsageError(f"the calibration region {tuple(region)} is larger than the image {shape}")
     if not bool(torch.isfinite(calibration.abs()).all()) or not bool(calibration.any()):
-        raise InputError("the calibration region of k-space is zero or not finite")
+        raise InputError("the calibration region of k-space is zero or not finite; measure or convert it again")
     width = [min(kernel, (size + 1) // 2) for size in region]
     kernels = _signal_kernels(calibration, width, threshold)
     eigenvalues, vectors = torch.linalg.eigh(_image_covariance(kernels, shape))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -33,6 +34,12 @@ def new_app(name: str, about: str, examples: str = "") -> App:
     )
 
 
+def _any_name_can_be_printed() -> None:
+    """Names of files need not be text: print their bytes as `\\xff` rather than fail once the work is done."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def run_app(app: App, arguments: Sequence[str] | None = None) -> int:
     """Run `app` and return its exit code; every failure prints one line (a traceback with --debug)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -40,6 +47,7 @@ def run_app(app: App, arguments: Sequence[str] | None = None) -> int:
     words = [word for word in words if word != "--debug"]
     try:
         with terminal.sigterm_raises():
+            _any_name_can_be_printed()
             code = int(app(words, exit_on_error=False, print_error=False) or 0)
             sys.stdout.flush()  # a reader that has gone shows here, not while Python shuts down
             return code

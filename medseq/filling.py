@@ -76,7 +76,11 @@ def _patterns(present: torch.Tensor) -> Iterator[tuple[list[int], np.ndarray]]:
 def _check(slices: list[int], have: np.ndarray, periodic: bool) -> None:
     where = f"slice {slices[0] + 1}"
     if np.mean(~have) > LARGEST_SHARE:
-        raise InputError(f"{where} lacks {int((~have).sum())} of {len(have)} frames: too many to fill in")
+        raise InputError(
+            f"{where} lacks {int((~have).sum())} of {len(have)} frames: too many to fill in; get the whole series"
+        )
     if not periodic and not (have[0] and have[-1]):
         end = "first" if not have[0] else "last"
-        raise InputError(f"{where} lacks its {end} frame, and nothing is known of what lies beyond")
+        raise InputError(
+            f"{where} lacks its {end} frame, and nothing is known of what lies beyond; get the whole series"
+        )

@@ -196,7 +196,7 @@ def finished(
     """The results with their description. Raises InputError when they are not finite, or, if strict, for a series
     unlike those that the prior has learnt; otherwise that is a MedseqWarning."""
     if not bool(torch.isfinite(torch.view_as_real(clip.data) if clip.is_complex else clip.data).all()):
-        raise InputError("the result is not finite: the input holds extreme values, or the prior does not fit it")
+        raise InputError("the result is not finite; look for extreme values in the input, or take another prior")
     std = clip.with_data(result.std) if result.std is not None else None
     about = {"scale": scale, "steps": engine.steps, "samples": engine.samples, "device": str(engine.device)}
     told = {} if std is None else _coverage_basis(engine, task, clip.frames)
@@ -229,5 +229,5 @@ def _tell_mismatch(worst: float, strict: bool) -> None:
 def checked_scale(average: Tensor) -> float:
     scale = float(series_scale(average))
     if not (np.isfinite(scale) and scale > 0):
-        raise InputError("the series has no scale: it is zero or not finite")
+        raise InputError("the series has no scale, being zero or not finite; give another one")
     return scale

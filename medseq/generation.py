@@ -80,7 +80,7 @@ def generate(
         clips.append(engine.last(unconditional(engine.denoiser, start, steps, g)).cpu())
     data = torch.cat(clips)
     if not bool(torch.isfinite(torch.view_as_real(data)).all()):
-        raise InputError("the result is not finite: the prior is damaged, or was not trained")
+        raise InputError("the result is not finite, as of a prior that is damaged, or was not trained; take another")
     cycle = periodic and frames > 1
     times = np.arange(frames) * (_PERIOD / frames if cycle else _INTERVAL)
     clip = Clip(data, scanner_affine(size, 1, _SPACING), times, _PERIOD if cycle else None)

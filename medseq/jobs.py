@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -17,6 +17,7 @@ from medseq.clip import Clip, KSpace
 from medseq.errors import InputError, UsageError
 from medseq.gathering import Restored
 from medseq.io import NIFTI_ENDINGS, RAW_OUTPUT_ENDINGS, load_clip, load_kspace, save_clip, save_kspace
+from medseq.io.faults import check_is_file, reason
 from medseq.io.kspace import files_of
 from medseq.io.weights import weights_path
 from medseq.provenance import RunRecord, collected_warnings, staged, stem
@@ -58,8 +59,8 @@ def reconstruct_file(
                 raise UsageError(f"{source}: --denoise is about BOLD, as the prior denoises all else; say --kind bold")
             if not bold:
                 record.add_model(weights_path(prior))
-        with record.timed("restore"), terminal.progress("reconstruct") as progress:
-            restored = _bold_named(source, bold_work, kspace, progress) if bold else work(kspace, progress)
+        with record.timed("restore"), terminal.progress("reconstruct") as progress, input_named(source, prior):
+            restored = (bold_work if bold else work)(kspace, progress)
         record.result = restored.info
         with record.timed("write"):
             clip = restored.clip
@@ -84,11 +85,15 @@ def reconstruct_file(
     return f"{output}: {frames} frames of {width} x {height}, {slices} slices; {record.elapsed:.1f} s"
 
 
-def _bold_named(source: Path, bold_work: Reconstruction, kspace: KSpace, progress: Progress) -> Restored:
-    """bold_work, whose complaints are about the file alone, as it takes no other."""
+@contextmanager
+def input_named(source: Path, prior: str | None) -> Iterator[None]:
+    """Begin every complaint about what was read with its name, which numerics do not know; those about a prior have
+    their own."""
     try:
-        return bold_work(kspace, progress)
+        yield
     except InputError as error:
+        if str(source) in str(error) or weights_path(prior).stem in str(error):
+            raise
         raise InputError(f"{source}: {error}") from error
 
 
@@ -167,13 +172,11 @@ def beside(output: Path, word: str) -> str:
 
 
 def read_times(path: Path) -> np.ndarray:
-    """Numbers (T,) from a text file. Raises InputError when it is missing or holds anything else."""
-    try:
-        return np.array([float(word) for word in path.read_text(encoding="utf-8").replace(",", " ").split()])
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; check the name") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: must hold numbers apart by blanks, commas or line ends ({error})") from error
+    """Seconds (T,) from a text file. Raises InputError when it is missing or holds anything else."""
+    times = _numbers_in(path)
+    if not len(times) or not np.isfinite(times).all() or (np.diff(times) <= 0).any():
+        raise InputError(f"{path}: must hold finite seconds that increase; correct it")
+    return times
 
 
 def read_censored(path: Path) -> np.ndarray:
@@ -181,10 +184,23 @@ def read_censored(path: Path) -> np.ndarray:
 
     Raises InputError when it is missing or holds anything else.
     """
-    values = read_times(path)
+    values = _numbers_in(path)
     if len(values) == 0 or not np.isin(values, (0, 1)).all():
-        raise InputError(f"{path}: must hold a 0 (good) or a 1 (bad) for each volume")
+        raise InputError(f"{path}: must hold a 0 (good) or a 1 (bad) for each volume; correct it")
     return values.astype(bool)
+
+
+def _numbers_in(path: Path) -> np.ndarray:
+    """The numbers in a text file."""
+    check_is_file(path)
+    try:
+        return np.array([float(word) for word in path.read_text(encoding="utf-8").replace(",", " ").split()])
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; check the name") from None
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: must hold numbers apart by blanks, commas or line ends; correct it ({reason(error)})"
+        ) from error
 
 
 def check_output(output: Path, endings: Sequence[str], source: Path | None = None) -> None:
@@ -214,6 +230,7 @@ def pseudonym_key(deidentify: bool, file: Path | None) -> bytes | None:
         return None
     if file is None:
         return secrets.token_bytes(32)
+    check_is_file(file)
     try:
         secret = file.read_bytes()
     except OSError as error:

@@ -51,9 +51,9 @@ def noise_covariance(samples: Tensor) -> Tensor:
     """
     coils, count = samples.shape
     if count < coils:
-        raise InputError(f"a noise scan of {count} samples is too short for {coils} coils")
+        raise InputError(f"a noise scan of {count} samples is too short for {coils} coils; measure a longer one")
     if not bool(torch.isfinite(samples).all()):
-        raise InputError("the noise scan holds values that are not finite")
+        raise InputError("the noise scan holds values that are not finite; leave it out")
     return samples @ samples.mH / (2 * count)
 
 
@@ -64,7 +64,9 @@ def whitener(covariance: Tensor) -> Tensor:
     """
     factor, failed = torch.linalg.cholesky_ex(covariance)
     if bool(failed) or not bool(torch.isfinite(factor).all()):
-        raise InputError("the noise covariance is not positive definite: is a coil dead, or there twice?")
+        raise InputError(
+            "the noise covariance is not positive definite, as of a coil that is dead, or there twice; leave it out"
+        )
     identity = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
     return torch.linalg.solve_triangular(factor, identity, upper=False)
 
@@ -128,7 +130,7 @@ def estimate_noise_image(series: Tensor) -> Tensor:
     if not series.is_complex() and not bool((series < 0).any()):
         sigma = _magnitude_sigma(detail, mean, tissue, sigma)
     if not bool((sigma > 0).all()):
-        raise InputError("no noise can be estimated: the series is constant or not finite")
+        raise InputError("no noise can be estimated, as the series is constant or not finite; give the std as sigma")
     return sigma
 
 

@@ -237,7 +237,7 @@ def _check(series: Tensor, frames: int) -> None:
         wanted = f"(B, 1, T, Y, X) of at least {frames} frames of 8 x 8 voxels"
         raise UsageError(f"a noise map is made of {wanted}, got {tuple(series.shape)}")
     if not bool(torch.isfinite(series).all()):
-        raise InputError("no noise can be estimated: the series holds values that are not finite")
+        raise InputError("no noise can be estimated, as the series holds values that are not finite; mask them out")
 
 
 def _is_magnitude(series: Tensor) -> bool:
@@ -252,7 +252,7 @@ def _tissue(series: Tensor) -> Tensor:
     if _is_magnitude(series):
         tissue &= mean > _LEAST_RATIO * _neighbourhood(step).sqrt()
     if not bool(tissue.any()):
-        raise InputError("no noise can be estimated: no voxel is bright and fluctuates")
+        raise InputError("no noise can be estimated, as no voxel is bright and fluctuates; give the std as sigma")
     return tissue[:, 0]
 
 
@@ -280,7 +280,7 @@ def _smooth(std: Tensor, tissue: Tensor, degrees: int) -> Tensor:
     middle = around.flatten(4).nanmedian(4).values / (1 - 2 / (9 * degrees)) ** 1.5
     inside = tissue[:, None]
     if not bool(inside.any()):
-        raise InputError("no noise can be estimated: every voxel is zero")
+        raise InputError("no noise can be estimated, as every voxel is zero; give another series")
     typical = middle[inside].median()
     near = _gaussian(torch.where(inside, middle, 0)), _gaussian(inside.to(std.dtype))
     return ((near[0] + _FAR * typical) / (near[1] + _FAR))[:, :, None]

@@ -21,6 +21,7 @@ from typing import Any
 
 from medseq import __version__
 from medseq.errors import InputError, MedseqError, MedseqWarning, ResourceError, UsageError
+from medseq.io.faults import check_fits_memory, check_is_file
 
 # Their versions can change the last digits of a result.
 _PACKAGES = ("torch", "numpy", "nibabel", "h5py", "ismrmrd")
@@ -37,7 +38,7 @@ def stem(path: Path) -> str:
 def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file, or of a folder's files and their names in sorted order.
 
-    Raises InputError when something is missing or unreadable.
+    Raises InputError when something is missing, unreadable or no file, ResourceError when one is larger than memory.
     """
     try:
         if path.is_dir():
@@ -45,6 +46,8 @@ def sha256(path: Path) -> str:
             for file in sorted(file for file in path.rglob("*") if file.is_file()):
                 digest.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n".encode())
             return digest.hexdigest()
+        check_is_file(path)
+        check_fits_memory(path, path.stat().st_size)  # said before hours are spent on the hash
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except FileNotFoundError:

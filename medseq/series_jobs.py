@@ -14,7 +14,7 @@ from medseq.filling import fill_missing
 from medseq.gathering import Restored
 from medseq.io import NIFTI_ENDINGS, is_nifti, load_clip, save_clip
 from medseq.io.weights import bold_weights_path, weights_path
-from medseq.jobs import beside, check_new_folder, check_output, pseudonym_key
+from medseq.jobs import beside, check_new_folder, check_output, input_named, pseudonym_key
 from medseq.provenance import RunRecord, collected_warnings, staged, stem
 from medseq.series_options import SeriesOptions
 from medseq.terminal import Progress
@@ -56,7 +56,8 @@ def restore_series(
                 record.add_model(weights_path(settings["prior"]))
             elif settings.get("goal") == "fluctuations":
                 record.add_model(bold_weights_path(settings["prior"]))
-        with record.timed("restore"), terminal.progress(command) as progress:
+        named = input_named(source, settings["prior"])
+        with record.timed("restore"), terminal.progress(command) as progress, named:
             # What is done to BOLD fills in by itself, as the prior is of hearts.
             before = clip if by_bold else _filled(clip, settings, progress)
             restored = by_bold(before, progress) if by_bold else work(before, progress)

@@ -65,7 +65,10 @@ def survey(path: Path) -> list[Series]:
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; check the name")
     if not path.is_dir():
-        return [_look(path)] if is_nifti(path) or is_raw(path) else list(_dicom(path))
+        found = [_look(path)] if is_nifti(path) or is_raw(path) else list(_dicom(path))
+        if not found:
+            raise InputError(f"{path}: no MR image series that medseq reads (NIfTI, DICOM, raw data); check the path")
+        return found
     files = [file for file in sorted(path.rglob("*")) if file.is_file() and (is_nifti(file) or is_raw(file))]
     looked = [_look(file) for file in files]
     # Much else ends like these: only what can be read is a series.

@@ -80,12 +80,13 @@ def _ran_out(error: Exception) -> bool:
 
 def say(message: object) -> None:
     """Print `message` to stderr as exactly one line."""
-    print("medseq:", harmless(" ".join(str(message).split())), file=sys.stderr, flush=True)
+    print("medseq:", printable(message), file=sys.stderr, flush=True)
 
 
-def harmless(text: str) -> str:
-    """Without what could command a terminal: names of files and what DICOM says of itself come from anybody."""
-    return "".join(character if character.isprintable() else "?" for character in text)
+def printable(text: object) -> str:
+    """The text in one line, with what a terminal would obey, or cannot show, as `\\x1b`: files have any names."""
+    line = " ".join(str(text).split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def warn(message: str) -> None:
@@ -147,17 +148,17 @@ def print_series(found: Sequence[Series]) -> None:
     _print_series_table(found)
     for row, series in enumerate(found, start=1):
         for problem in [*series.problems, *([f"cannot be used: {series.error}"] if series.error else [])]:
-            print(harmless(f"{row}: {problem}"))
+            print(f"{row}: {printable(problem)}")
 
 
 def _print_block(series: Series) -> None:
-    print(harmless(f"{series.path}: {series.kind}"))
+    print(f"{printable(series.path)}: {series.kind}")
     for name, value in asdict(series).items():
         if name in ("path", "kind", "problems") or value is None:
             continue
-        print(harmless(f"  {name:<13}{_shown(value)} {_UNITS.get(name, '')}".rstrip()))
+        print(f"  {name:<13}{printable(_shown(value))} {_UNITS.get(name, '')}".rstrip())
     for problem in series.problems:
-        print(harmless(f"  problem      {problem}"))
+        print(f"  problem      {printable(problem)}")
 
 
 def _print_series_table(found: Sequence[Series]) -> None:
@@ -169,9 +170,9 @@ def _print_series_table(found: Sequence[Series]) -> None:
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows below their titles, in columns as wide as they need."""
-    rows = [[harmless(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
-    for cells in (titles, *rows):
+    lines = [titles, *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for cells in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
 
 
@@ -180,4 +181,4 @@ def _shown(value: object) -> str:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return " x ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return " x ".join(map(str, value)) if isinstance(value, tuple) else printable(value)

@@ -40,7 +40,7 @@ class Schedule:
     weights, which is what ships. Raises UsageError for values that no training can have.
     """
 
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  (a misspelt name in a preset is an error)
+    __pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # noqa: RUF012  (a misspelt name in a preset is an error)
 
     steps: int = 10_000
     learning_rate: float = 6e-4
@@ -191,7 +191,6 @@ def train(
     this; the first one writes. stills: real magnitude frames to animate beside the phantoms.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
         dist.init_process_group()
     first = not dist.is_initialized() or dist.get_rank() == 0
@@ -199,6 +198,7 @@ def train(
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         where = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     schedule, state, lessons = course.schedule, start(course, where), course.lessons(stills, where)
+    folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.pt"
     if resume and checkpoint.exists():
         load_checkpoint(state, checkpoint)

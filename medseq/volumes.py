@@ -118,7 +118,7 @@ def resample(clip: Clip, times: ArrayLike | None = None, *, slice_times: ArrayLi
         raise UsageError("the slice times are not known: give them, or other times to resample to")
     _check_no_cycle(clip)
     if clip.frames < 2:
-        raise InputError("a series of one volume can't be resampled in time")
+        raise InputError("a series of one volume can't be resampled in time; give a longer one")
     steps = np.diff(clip.times)
     if steps.max() > _GAP * np.median(steps):
         raise InputError("volumes were dropped from the series; put them back first (insert_dropped, fill_volumes)")
@@ -240,12 +240,14 @@ def _grid(clip: Clip) -> tuple[np.ndarray, float]:
     _check_no_cycle(clip)
     since = clip.times - clip.times[0]
     if clip.frames < _FEWEST:
-        raise InputError(f"a series of {clip.frames} volumes is too short to fill any in")
+        raise InputError(f"a series of {clip.frames} volumes is too short to fill any in; get the whole series")
     usual = float(np.median(np.diff(since)))
     interval = since[-1] / max(1, round(since[-1] / usual))
     index = np.rint(since / interval).astype(int)
     if np.abs(index * interval - since).max() > _UNEVEN * interval or (np.diff(index) < 1).any():
-        raise InputError("the volumes are not at even intervals (gaps aside): no autocovariance to fill them by")
+        raise InputError(
+            "the volumes are not at even intervals (gaps aside), so that none is filled in; get the whole series"
+        )
     return index, float(interval)
 
 
@@ -270,12 +272,14 @@ def _check_no_cycle(clip: Clip) -> None:
 def _check_enough(bad: np.ndarray, b: int) -> None:
     left = int((~bad).sum())
     if left < max(_FEWEST, (1 - _LARGEST_SHARE) * len(bad)):
-        raise InputError(f"slice {b + 1} lacks {len(bad) - left} of {len(bad)} volumes: too many to fill in")
+        raise InputError(
+            f"slice {b + 1} lacks {len(bad) - left} of {len(bad)} volumes: too many to fill in; get the whole series"
+        )
 
 
 def _finite(acquired: Tensor) -> Tensor:
     if not bool(torch.isfinite(acquired).all()):
-        raise InputError("the series holds values that are not finite in volumes that are not censored")
+        raise InputError("the series holds values that are not finite in volumes that are not censored; mask them out")
     return acquired
 
 

@@ -59,9 +59,17 @@ def fill_shelf(folder: Path) -> None:
     save_kspace(undersampled(still), folder / "multicoil.fastmri.h5")
     noisy_scan(folder / "study", "ge", slices=1, frames=FRAMES, number=5)
     (folder / "times.txt").write_text("0.0, 0.02\n0.04 0.06\n")
-    torch.manual_seed(0)
+    fill_prior(folder / "tiny.safetensors")
+
+
+def fill_prior(path: Path, seed: int = 0, card: bool = True) -> None:
+    """An untrained, tiny prior and its card, or only its weights, in the place of others."""
+    before = None if card else path.with_suffix(".json").read_bytes()
+    torch.manual_seed(seed)
     tiny = Prior(VideoUNet((8, 16), 1), 0.3, SpreadTable([0.01, 1.0], [0.005, 0.1]))
-    save_prior(tiny, folder / "tiny.safetensors", {"licence": "test"})
+    save_prior(tiny, path, {"licence": "test"})
+    if before is not None:
+        path.with_suffix(".json").write_bytes(before)
 
 
 def left_behind(folder: Path, shelf: Path) -> list[str]:

@@ -26,7 +26,7 @@ from medseq.archive.comparison import Kept, compare
 from medseq.archive.connection import connect
 from medseq.archive.peer import TRUSTED, Limits, Peer, SeriesUid
 from medseq.archive.transfer import BATCH, file_name, instances_of, persistently, received, written
-from medseq.errors import InputError, MedseqError, MedseqWarning, ResourceError
+from medseq.errors import InputError, MedseqError, MedseqWarning, ResourceError, UsageError
 from medseq.io.dicom.opening import Header, open_header
 from medseq.io.dicom.pixels import PixelReader
 from medseq.io.files import atomic_write
@@ -190,8 +190,8 @@ def _digest(path: Path) -> str:
 def _peer_of(entry: Path, limits: Limits) -> Peer:
     try:
         to = json.loads((entry / _ADDRESS).read_text(encoding="utf-8"))
-        return connect(to["address"], calling=to["calling"], limits=limits)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return connect(str(to["address"]), calling=str(to["calling"]), limits=limits)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, UsageError) as error:
         raise InputError(f"{entry / _ADDRESS}: does not say where to; store the result again") from error
 
 

@@ -114,6 +114,7 @@ def train(
 ) -> None:
     """Train a prior; the same command goes on where a killed run stood, to the same result."""
     from medseq.config import load_config
+    from medseq.jobs import input_named
     from medseq.provenance import RunRecord, collected_warnings, staged
     from medseq.runtime import choose_device
 
@@ -121,7 +122,8 @@ def train(
     with collected_warnings(terminal.warn) as record.warnings:
         record.add_input(config)
         settings = load_config(config)
-        stills = settings.load_stills()
+        with input_named(config, settings.recipe.start_from):
+            stills = settings.load_stills()
         with record.timed("train"), terminal.progress("train") as progress:
             where = str(choose_device(device))
             for step in settings.train(output, stills, resume=not restart, device=where):

@@ -46,10 +46,10 @@ def load_bart(path: str | Path) -> KSpace:
     with raw_faults_named(header, "BART"):
         sections = _sections(header)
         shape = _shape(sections.get("Dimensions", ""), header)
-    check_memory(shape)
     slices, coils, frames, height, width = shape
     with raw_faults_named(path, "BART"):
         _check_size(path, math.prod(shape))
+        check_memory(shape)
         samples = np.fromfile(path, _SAMPLE).astype(np.complex64, copy=False)
     stored = torch.from_numpy(samples.reshape(slices, frames, coils, height, width))
     data = stored.transpose(1, 2).contiguous()

@@ -19,6 +19,7 @@ from torch import Tensor
 from medseq.clip import Clip
 from medseq.errors import InputError, MedseqWarning
 from medseq.io.bids_names import name_of, parse_name
+from medseq.io.faults import check_is_file
 
 Sidecar = dict[str, Any]
 
@@ -31,6 +32,7 @@ _ROUNDING = 1e-3
 def read_json(path: Path) -> Sidecar:
     """The object in a JSON file. Raises InputError when it is missing, unreadable or holds anything else."""
 
+    check_is_file(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_finite, parse_float=_finite)
     except FileNotFoundError:

@@ -18,6 +18,7 @@ from medseq.errors import UsageError
 from medseq.io.bart import header_path, load_bart, save_bart
 from medseq.io.cmrxrecon import load_cmrxrecon, save_cmrxrecon
 from medseq.io.fastmri import is_fastmri, load_fastmri, save_fastmri
+from medseq.io.faults import check_is_file
 from medseq.io.raw import load_ismrmrd, save_ismrmrd
 from medseq.io.twix import load_twix
 
@@ -33,6 +34,7 @@ def load_kspace(path: str | Path) -> KSpace:
     fit into memory.
     """
     path = Path(path)
+    check_is_file(path)
     ending = path.suffix.lower()
     if ending == ".cfl":
         return load_bart(path)

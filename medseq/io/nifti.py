@@ -22,12 +22,16 @@ from nibabel.nifti1 import Nifti1Header
 from medseq.clip import Clip
 from medseq.errors import InputError, MedseqWarning
 from medseq.io import nifti_header as fields
-from medseq.io.faults import faults_named, reason
+from medseq.io.faults import check_fits_memory, faults_named, reason
 from medseq.io.files import atomic_write
 
 _CHUNK = 1 << 20
 # Deflate cannot do better than this many bytes out of one: a header that promises more is wrong (RFC 1951).
 _DEFLATE_LIMIT = 1032
+# A gzip that inflates to more than this, and more than so many times itself, is no series but made to fill memory.
+_MOST_INFLATED, _MOST_DEFLATED = 256 << 20, 100
+# What may follow the data, as where frames were taken out of the header only.
+_LONGEST_TAIL = 256 << 20
 
 
 def load_nifti(path: str | Path) -> Clip:
@@ -102,7 +106,7 @@ def _faults_named(path: Path) -> AbstractContextManager[None]:
 
 
 def _read(path: Path) -> tuple[Nifti1Header, np.ndarray]:
-    """The unchecked header and the stored array (x, y, z, t); the file is read to its end, which verifies a gzip."""
+    """The unchecked header and the stored array (x, y, z, t); a gzip is read to its end, which verifies it."""
     with _reader(path) as stream:
         header = _read_header(stream, path)
         fields.check_header(header, path)
@@ -110,10 +114,21 @@ def _read(path: Path) -> tuple[Nifti1Header, np.ndarray]:
         limit = path.stat().st_size * (_DEFLATE_LIMIT if _is_gzip(path) else 1)
         if header.get_data_offset() + count > limit:
             raise InputError(f"{path}: truncated, as the header promises {count} bytes of data; get a fresh copy")
+        if _is_gzip(path) and count > max(_MOST_INFLATED, _MOST_DEFLATED * path.stat().st_size):
+            raise InputError(f"{path}: would inflate to {count >> 20} MiB, which is no series; get a fresh copy")
+        check_fits_memory(path, 2 * count)
         stored = header.raw_data_from_fileobj(stream).reshape(fields.shape_4d(header), order="F")
-        while stream.read(_CHUNK):
-            pass
+        if _is_gzip(path):
+            _read_tail(stream, path)
     return header, stored
+
+
+def _read_tail(stream: BinaryIO, path: Path) -> None:
+    """Read a gzip to its end, where its checksum is."""
+    for _ in range(_LONGEST_TAIL // _CHUNK):
+        if not stream.read(_CHUNK):
+            return
+    raise InputError(f"{path}: goes on for over {_LONGEST_TAIL >> 20} MiB after its data; get a fresh copy")
 
 
 def _read_header(stream: BinaryIO, path: Path) -> Nifti1Header:
@@ -165,9 +180,9 @@ def _decoded(stored: np.ndarray, header: Nifti1Header) -> torch.Tensor:
 
 def _scaled(stored: np.ndarray, slope: float, inter: float) -> np.ndarray:
     """slope * stored + inter in double precision, rounded once to single."""
-    if stored.dtype.kind == "c":
-        return (stored.astype(np.complex128) * slope + inter).astype(np.complex64)
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows becomes infinite, and is refused as such
+        if stored.dtype.kind == "c":
+            return (stored.astype(np.complex128) * slope + inter).astype(np.complex64)
         return (stored.astype(np.float64) * slope + inter).astype(np.float32)
 
 

@@ -43,8 +43,12 @@ def check_header(header: Nifti1Header, path: Path) -> None:
     if any(size > 1 for size in sizes[4:]):
         raise InputError(f"{path}: {len(sizes)}-D data of size {sizes}; split it into series of 3 or 4 dimensions")
     dtype = _dtype(header, path)
-    if dtype.kind not in "iufc":
+    if dtype.names is not None:
         raise InputError(f"{path}: colour (RGB) data; give a series of numbers")
+    if dtype.kind not in "iufc":
+        raise InputError(f"{path}: unknown data type {int(header['datatype'])}; convert the file anew")
+    if not header.single_vox_offset <= header.get_data_offset() < _FARTHEST:
+        raise InputError(f"{path}: impossible vox_offset {float(header['vox_offset'])}; convert the file anew")
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
     if not (np.isfinite(slope) and np.isfinite(inter)):
         raise InputError(f"{path}: scl_slope is {slope} and scl_inter {inter}; set finite values in the header")

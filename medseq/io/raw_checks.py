@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from medseq.errors import InputError, ResourceError
-from medseq.io.faults import faults_named, reason
+from medseq.io.faults import faults_named, machine_memory, reason
 
 
 def raw_faults_named(path: Path, kind: str) -> AbstractContextManager[None]:
@@ -36,7 +35,7 @@ def check_memory(shape: Sequence[int]) -> None:
     Said before the system kills the process: damaged counters, too, ask for absurd amounts.
     """
     needed = math.prod(shape) * 12  # the samples and some masks
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    there = machine_memory()
     if needed > there:
         raise ResourceError(
             f"k-space of {tuple(shape)} needs {needed / 2**30:.0f} GiB of memory, this machine has "

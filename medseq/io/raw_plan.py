@@ -10,6 +10,9 @@ from medseq.io.ismrmrd_library import ismrmrd
 from medseq.io.raw_geometry import affine_of, frames_of
 from medseq.io.raw_scan import Scan, has
 
+# Of the matrix, over what was measured of it: far more than any scan is undersampled or zero-filled.
+_MOST_SAMPLES, _MOST_LINES = 16, 64
+
 
 @dataclass(frozen=True)
 class ReadoutAxis:
@@ -61,12 +64,23 @@ def make_plan(scan: Scan, times: np.ndarray | None) -> Plan:
     coils = scan.coils()
     axis, voxel_x = _readout_axis(scan)
     rows, height, voxel_y = _rows(scan)
+    _check_measured(scan, max(axis.encoded, axis.final), height)
     window = _window(scan, axis.encoded)
     numbers, rank = np.unique(scan.lines["idx"]["slice"], return_inverse=True)
     affine, place = affine_of(scan, rank, (voxel_x, voxel_y), (axis.final, height))
     frames, times, period = frames_of(scan, times)
     shape = (len(numbers), coils, len(times), height, axis.final)
     return Plan(shape, axis, window, place[rank], frames, rows, affine, times, period)
+
+
+def _check_measured(scan: Scan, width: int, height: int) -> None:
+    """Refuse a matrix beyond all that undersampling and zero-filling do: a damaged header asks for any memory."""
+    samples = int(scan.lines["number_of_samples"].max())
+    lines = len(np.unique(scan.lines["idx"]["kspace_encode_step_1"]))
+    if width > _MOST_SAMPLES * samples or height > _MOST_LINES * lines:
+        raise scan.refusal(
+            f"a matrix of {width} x {height} for {lines} lines of {samples} samples; correct the matrix in the header"
+        )
 
 
 def calibration_plan(scan: Scan, calibrating: Scan, plan: Plan) -> Plan | None:
@@ -108,7 +122,9 @@ def _readout_axis(scan: Scan) -> tuple[ReadoutAxis, float]:
     encoded, fov, fov_wanted = space.matrixSize.x, space.fieldOfView_mm.x, wanted.fieldOfView_mm.x
     cropped = max(1, round(encoded * fov_wanted / fov))
     if cropped > encoded:
-        raise scan.refusal(f"the field of view to reconstruct ({fov_wanted:g} mm) exceeds the {fov:g} mm read out")
+        raise scan.refusal(
+            f"the field of view to reconstruct ({fov_wanted:g} mm) exceeds the {fov:g} mm read out; correct it"
+        )
     axis = ReadoutAxis(encoded, cropped, wanted.matrixSize.x)
     return axis, cropped * fov / encoded / axis.final
 

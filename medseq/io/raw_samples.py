@@ -31,14 +31,21 @@ def grid_samples(acquisitions: Any, scan: Scan, plan: Plan) -> tuple[Tensor, Ten
     data = np.zeros(plan.shape, np.complex64)
     count = np.zeros((slices, 1, frames, height, width), np.int32)
     for chosen, samples in _batches(acquisitions, scan, plan):
-        rows, measured = _onto_axis(samples, plan, chosen)
-        for one, row, known in zip(chosen, rows, measured, strict=True):
-            if plan.rows[one] >= 0:
-                place = plan.slices[one], slice(None), plan.frames[one], plan.rows[one]
-                data[place] += row * known
-                count[place] += known
-    np.divide(data, np.maximum(count, 1, dtype=np.float32), out=data)
+        with np.errstate(invalid="ignore", over="ignore"):  # samples that are not finite are found afterwards
+            _add(data, count, samples, plan, chosen)
+    with np.errstate(invalid="ignore"):
+        np.divide(data, np.maximum(count, 1, dtype=np.float32), out=data)
     return torch.from_numpy(data), torch.from_numpy(count)
+
+
+def _add(data: np.ndarray, count: np.ndarray, samples: list[np.ndarray], plan: Plan, chosen: np.ndarray) -> None:
+    """Add the readouts `chosen` to the sums and counts of the grid."""
+    rows, measured = _onto_axis(samples, plan, chosen)
+    for one, row, known in zip(chosen, rows, measured, strict=True):
+        if plan.rows[one] >= 0:
+            place = plan.slices[one], slice(None), plan.frames[one], plan.rows[one]
+            data[place] += row * known
+            count[place] += known
 
 
 def _batches(acquisitions: Any, scan: Scan, plan: Plan) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:

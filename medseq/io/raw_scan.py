@@ -106,7 +106,9 @@ class Scan:
         if len(references) > 1:
             raise self.refusal(f"the image has {len(references)} encodings; split it into one file for each")
         if references[0] >= len(self.header.encoding):
-            raise self.refusal(f"the readouts refer to encoding {references[0]}, which the header lacks")
+            raise self.refusal(
+                f"the readouts refer to encoding {references[0]}, which the header lacks; correct either"
+            )
         encoding = self.header.encoding[references[0]]
         if encoding.trajectory not in (xsd.trajectoryType.CARTESIAN, xsd.trajectoryType.EPI):
             raise self.refusal(f"the trajectory is {encoding.trajectory.value}; only Cartesian raw data can be used")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from medseq.prior import Prior, SpreadTable, Trust
 SHIPPED = Path(__file__).parent.parent / "weights"
 DEFAULT = "heart-3"
 BOLD = "bold-1"
+_WIDEST = 1024  # channels, or blocks; what is larger is damage, and would take all memory before the weights are read
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def read_card(path: Path) -> Card:
     beside = path.with_suffix(".json")
     try:
         card = json.loads(beside.read_text("utf-8"))
-        return Card(
+        found = Card(
             str(card["sha256"]),
             tuple(int(w) for w in card["width"]),
             int(card["blocks"]),
@@ -78,10 +80,23 @@ def read_card(path: Path) -> Card:
             SpreadTable(card["spread"]["sigma"], card["spread"]["rmse"]),
             dict(card["about"]),
         )
+        _check_sizes(found)
+        return found
     except FileNotFoundError:
         raise InputError(f"{beside}: the card of the prior is missing; keep it beside the weights") from None
-    except (KeyError, TypeError, ValueError, OSError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError, OSError) as error:
         raise InputError(f"{beside}: not the card of a prior ({error}); fetch weights and card anew") from error
+
+
+def _check_sizes(card: Card) -> None:
+    """Raise ValueError for a network that no card of ours describes, before it is built."""
+    sizes = (*card.width, card.blocks)
+    if not 1 <= len(card.width) <= 8 or min(sizes) < 1 or max(sizes) > _WIDEST or not 0 <= card.guides <= _WIDEST:
+        raise ValueError(f"a network of {len(card.width)} levels and {card.blocks} blocks")
+    if not (math.isfinite(card.sigma_data) and card.sigma_data > 0):
+        raise ValueError(f"a sigma_data of {card.sigma_data}")
+    if not all(map(math.isfinite, card.spread.sigma + card.spread.rmse)):
+        raise ValueError("a spread that is not finite")
 
 
 def load_prior(name_or_path: str | Path | None = None) -> Prior:
@@ -116,6 +131,8 @@ def _network(path: Path) -> tuple[Card, VideoUNet]:
         raise InputError(f"{path}: the SHA-256 differs from its card's: the file is damaged or swapped; fetch it anew")
     try:
         tensors = load_tensors(data)
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+            raise ValueError("some are not finite")
         net = VideoUNet(card.width, card.blocks, card.guides, card.channels)
         net.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     except (SafetensorError, RuntimeError, ValueError) as error:
@@ -150,7 +167,7 @@ def _read_trust(path: Path, weights: str) -> Trust:
             for name, one in table["expected"].items()
         }
         fitted_for = str(table["weights"])
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError, OSError) as error:
         raise InputError(f"{beside}: not a trust table ({error}); fetch it anew or remove it") from error
     if fitted_for != weights:
         raise InputError(f"{beside}: was fitted to other weights; run pipelines/calibrate.py anew or remove it")

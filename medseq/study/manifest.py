@@ -16,6 +16,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from medseq.errors import InputError
+from medseq.io.faults import check_is_file
 from medseq.io.files import atomic_write
 
 MANIFEST = "study.yaml"
@@ -209,6 +210,7 @@ class _Loader(yaml.SafeLoader):
 def load_manifest(folder: Path) -> Manifest:
     """Read and check the manifest of a study. Raises InputError naming the file and the first thing wrong with it."""
     path = folder / MANIFEST
+    check_is_file(path)
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise InputError(f"{path}: over {_MOST_BYTES >> 20} MiB, which no manifest is; split the study")

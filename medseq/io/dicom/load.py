@@ -107,7 +107,8 @@ def load_series(series: DicomSeries, *, allow_missing: bool = False) -> Clip:
     folder, missing = series.folder, series.missing
     if missing and not allow_missing:
         raise InputError(f"{folder}: {_named(series)} lacks {_listed(missing)}; --allow-missing-frames fills them in")
-    data = _read(series)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
+        data = _read(series)
     if not bool(torch.isfinite(data).all()):
         raise InputError(f"{folder}: {_named(series)} has values that are not finite; get a fresh copy")
     if not bool(data.any()):

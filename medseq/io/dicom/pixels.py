@@ -169,7 +169,10 @@ def _photometric(header: Header) -> str:
 def _integers(header: Header, bits: int) -> np.dtype:
     if bits not in (8, 16, 32):
         raise InputError(f"values of {bits} bits are not read, only 8, 16 and 32; convert it first")
-    return np.dtype(f"{'i' if whole(header, 'PixelRepresentation') == 1 else 'u'}{bits // 8}")
+    signed = _or(whole(header, "PixelRepresentation"), 0)
+    if signed not in (0, 1):
+        raise InputError(f"PixelRepresentation is {signed}, which says nothing of the sign; get a fresh copy")
+    return np.dtype(f"{'i' if signed else 'u'}{bits // 8}")
 
 
 def _read_native(content: io.FileIO | io.BytesIO, layout: _Layout, indices: Sequence[int], values: np.ndarray) -> None:

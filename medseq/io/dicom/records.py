@@ -20,6 +20,8 @@ from medseq.io.dicom.components import PHASE, component, phase_intercept, radian
 from medseq.io.dicom.tiles import is_mosaic, tiles
 
 _LONGEST_PROTOCOL = 1 << 18
+# Millimetres beyond which a number is damage, not geometry: smaller than any voxel, further than any table goes.
+_SMALLEST, _FARTHEST = 1e-5, 1e6
 _MULTIFRAME = (EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage)
 _VENDORS = {
     "SIEMENS": "Siemens",
@@ -146,6 +148,8 @@ def _record(path: Path, index: int, header: Dataset, frame: Attributes, precise:
     position = frame.numbers("ImagePositionPatient", 3)
     if position is None or rows is None or columns is None:
         raise InputError("says nowhere where in space it is (ImagePositionPatient); it cannot be placed")
+    if max(map(abs, position)) > _FARTHEST:
+        raise InputError("lies absurdly far away (ImagePositionPatient); get a fresh copy")
     is_planar = _is_planar(frame)
     trigger = _milli(frame.number("NominalCardiacTriggerDelayTime", "ActualCardiacTriggerDelayTime", "TriggerTime"))
     instance = (frame.number("InstanceNumber") or 0.0) * count + index
@@ -211,6 +215,8 @@ def _spacing(frame: Attributes) -> tuple[float, ...]:
     spacing = frame.numbers("PixelSpacing", 2)
     if spacing is None or min(spacing) <= 0:
         raise InputError("its voxels have no size (PixelSpacing); get a fresh copy")
+    if not _SMALLEST < min(spacing) <= max(spacing) < _FARTHEST:
+        raise InputError("its voxels have an absurd size (PixelSpacing); get a fresh copy")
     return spacing
 
 

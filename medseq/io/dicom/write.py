@@ -70,7 +70,9 @@ def _check_fit(clip: Clip, frames: int, source: DicomSeries) -> None:
     shape = (len(source.frames), frames, source.matrix[1], source.matrix[0])
     found = tuple(clip.data[:, 0].shape)
     if found != shape:
-        raise InputError(f"series {source.number} asks for (slices, frames, rows, columns) {shape}, got {found}")
+        raise InputError(
+            f"series {source.number} asks for (slices, frames, rows, columns) {shape}, got {found}; give its grid"
+        )
     corners = np.array([[x, y, z, 1] for x in (0, shape[3]) for y in (0, shape[2]) for z in (0, shape[0])])
     if np.abs(corners @ (clip.affine - source.affine).T).max() > _TOLERANCE:
         raise InputError(f"the images lie elsewhere than series {source.number}; only its own grid can be written")
