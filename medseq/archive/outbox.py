@@ -9,7 +9,6 @@ whatever stops us, and wherever, sending again goes on from there, and sending t
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -29,7 +28,7 @@ from medseq.archive.transfer import BATCH, file_name, instances_of, persistently
 from medseq.errors import InputError, MedseqError, MedseqWarning, ResourceError
 from medseq.io.dicom.opening import Header, open_header
 from medseq.io.dicom.pixels import PixelReader
-from medseq.io.files import atomic_write
+from medseq.io.files import atomic_write, only_process
 
 _ADDRESS = "to.json"
 _UIDS = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
@@ -212,9 +211,5 @@ def _locked(outbox: Path) -> Iterator[None]:
     """Only one process sends from an outbox; the lock goes with the process, however that ends."""
     if not outbox.is_dir():
         raise InputError(f"{outbox}: no such outbox; check the name")
-    with written(outbox), (outbox / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ResourceError(f"{outbox}: another process is sending from it; wait for it to end") from None
+    with only_process(outbox, "sending from it"), written(outbox):
         yield
