@@ -7,6 +7,7 @@ Reads a line of JSON for each (`Job` in faults.py), and answers with one (`Ended
 
 from __future__ import annotations
 
+import ctypes
 import gzip
 import io
 import json
@@ -140,7 +141,7 @@ def write(job: Job, shelf: Path) -> int:
     if job.writer in BY_FUNCTION:
         BY_FUNCTION[job.writer](shelf, job.variant)
         return 0
-    words = BY_COMMAND[job.writer].format(shelf=shelf, v=job.variant).split()
+    words = BY_COMMAND.get(job.writer, job.writer).format(shelf=shelf, v=job.variant).split()
     main = bids_app.main if words[0] == "medseq-bids" else cli.main
     return main(words[1:])
 
@@ -165,15 +166,21 @@ class Counter:
             self.seen += 1
 
 
+def drop_rights() -> None:
+    """Give up the capabilities of root (capset(2)), which may write whatever the modes say."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
+    none = (ctypes.c_uint32 * 6)()
+    if ctypes.CDLL(None, use_errno=True).capset(header, none):
+        raise OSError(ctypes.get_errno(), "capset")
+
+
 def child(job: Job, shelf: Path, told: int) -> None:
     """Never returns. told: where to write how many operations there were."""
     counter = Counter(job.at, job.signal)
     if job.most_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (job.most_bytes, job.most_bytes))
-    if job.user is not None:
-        os.setgroups([])
-        os.setgid(job.user)
-        os.setuid(job.user)
+    if job.no_rights:
+        drop_rights()
     if job.at is not None or job.count:
         sys.setprofile(counter)
     try:
@@ -185,28 +192,27 @@ def child(job: Job, shelf: Path, told: int) -> None:
 
 
 def do(job: Job, shelf: Path) -> Ended:
-    read, told = os.pipe()
-    with open(shelf / "said", "w+") as said:
-        pid = os.fork()
-        if pid == 0:
-            os.dup2(said.fileno(), 2)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            try:
-                child(job, shelf, told)
-            except BaseException as error:
-                print(f"escaped: {error!r}", file=sys.stderr, flush=True)
-            os._exit(99)
-        os.close(told)
-        start = time.monotonic()
-        if job.after is not None:
-            time.sleep(job.after)  # the moment is what is tried here
-            os.kill(pid, job.signal)
-        status = os.waitpid(pid, 0)[1]
-        seconds = time.monotonic() - start
-        counted = os.read(read, 20)
-        os.close(read)
-        said.seek(0)
-        return Ended(os.waitstatus_to_exitcode(status), int(counted or 0), seconds, said.read())
+    counted, count = os.pipe()
+    heard, said = os.pipe()
+    start = time.monotonic()
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(said, 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        try:
+            child(job, shelf, count)
+        except BaseException as error:
+            print(f"escaped: {error!r}", file=sys.stderr, flush=True)
+        os._exit(99)
+    os.close(count)
+    os.close(said)
+    if job.after is not None:
+        time.sleep(job.after)  # the moment is what is tried here
+        os.kill(pid, job.signal)
+    with os.fdopen(heard) as words, os.fdopen(counted) as number:
+        text, operations = words.read(), number.read()
+    status = os.waitpid(pid, 0)[1]
+    return Ended(os.waitstatus_to_exitcode(status), int(operations or 0), time.monotonic() - start, text)
 
 
 if __name__ == "__main__":

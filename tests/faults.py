@@ -12,27 +12,28 @@ from functools import cached_property
 from pathlib import Path
 
 PRIOR = "--prior {shelf}/tiny.safetensors"
-# By name; {v} is 2 or 3 and changes what is written. All of them write into out/ of where they run.
+# By name, those that take long at the end; {v} is 2 or 3 and changes what is written. They write into out/.
 BY_COMMAND = {
-    "denoise": f"medseq denoise {{shelf}}/cine.nii.gz -o out/x.nii.gz --samples 2 --steps 2 --sigma {{v}} {PRIOR} --report",
-    "interpolate": f"medseq interpolate {{shelf}}/cine.nii.gz -o out/x.nii --factor {{v}} {PRIOR}",
-    "reconstruct": f"medseq reconstruct {{shelf}}/raw.h5 -o out/x.nii.gz --steps {{v}} {PRIOR}",
-    "dicom": f"medseq denoise {{shelf}}/study -o out/x --samples 2 --steps 2 --sigma {{v}} {PRIOR}",
-    "multiframe": f"medseq denoise {{shelf}}/study -o out/x --sigma {{v}} --multiframe {PRIOR}",
-    "convert to DICOM": "medseq convert {shelf}/study.nii.gz --like {shelf}/study -o out/x",
     "convert to NIfTI": "medseq convert {shelf}/cine{v}.nii.gz -o out/x.nii.gz",
     "convert to BART": "medseq convert {shelf}/raw{v}.h5 -o out/x.cfl",
+    "convert to DICOM": "medseq convert {shelf}/study.nii.gz --like {shelf}/study -o out/x",
+    "simulate": "medseq simulate cine -o out/x.h5 --truth out/t.nii.gz --frames 4 --size 32 32 --acceleration 2 --seed {v}",
+    "reconstruct": f"medseq reconstruct {{shelf}}/raw.h5 -o out/x.nii.gz --steps {{v}} {PRIOR}",
+    "multiframe": f"medseq denoise {{shelf}}/study -o out/x --sigma {{v}} --multiframe {PRIOR}",
+    "train": "medseq train {shelf}/train{v}.yaml -o out --restart",
+    "study collect": "medseq study collect out",
     "convert to CMRxRecon": "medseq convert {shelf}/raw{v}.h5 -o out/x.mat",
     "convert to fastMRI": "medseq convert {shelf}/still{v}.h5 -o out/x.fastmri.h5",
-    "simulate": "medseq simulate cine -o out/x.h5 --truth out/t.nii.gz --frames 4 --size 32 32 --acceleration 2 --seed {v}",
     "generate": f"medseq generate -o out/x.nii.gz --frames 4 --size 16 16 --steps 3 --count 2 --seed {{v}} {PRIOR}",
-    "evaluate": "medseq evaluate --reference {shelf}/cine.nii.gz {shelf}/cine{v}.nii.gz -o out --name a",
-    "train": "medseq train {shelf}/train{v}.yaml -o out --restart",
-    "bids": f"medseq-bids {{shelf}}/dataset out participant --skip-bids-validation --sigma {{v}} {PRIOR}",
+    "interpolate": f"medseq interpolate {{shelf}}/cine.nii.gz -o out/x.nii --factor {{v}} {PRIOR}",
     "study plan": "medseq study plan {shelf}/scans -o out --seed {v} --restart",
-    "study collect": "medseq study collect out",
+    "dicom": f"medseq denoise {{shelf}}/study -o out/x --samples 2 --steps 2 --sigma {{v}} {PRIOR}",
+    "denoise": f"medseq denoise {{shelf}}/cine.nii.gz -o out/x.nii.gz --samples 2 --steps 2 --sigma {{v}} --report {PRIOR}",
+    "bids": f"medseq-bids {{shelf}}/dataset out participant --skip-bids-validation --sigma {{v}} {PRIOR}",
+    "evaluate": "medseq evaluate --reference {shelf}/cine.nii.gz {shelf}/cine{v}.nii.gz -o out --name a",
 }
-WRITERS = (*BY_COMMAND, "outbox", "fetch", "ledger", "trust")
+COMMANDS = tuple(BY_COMMAND)
+WRITERS = ("outbox", "fetch", "ledger", "trust", *COMMANDS)
 # A new folder each: nothing is replaced. The others replace what is there.
 NEW_FOLDER = {"dicom", "multiframe", "convert to DICOM"}
 # Not one set of files: checkpoints and runs of a dataset are there one after the other.
@@ -46,8 +47,9 @@ Tree = dict[str, bytes]
 class Job:
     """One output to write in `folder`, and what befalls the process that does.
 
-    at: the number of the file operation at which it gets the signal; after: seconds until then. count: its operations.
-    most_bytes: of a file. user: who it is. warm: nothing befalls it, and it is the host itself.
+    writer: its name, or a command line like those above. at: the number of the file operation at which it gets the
+    signal; after: seconds until then. count: its operations. most_bytes: of a file. no_rights: even root minds modes.
+    warm: nothing befalls it, and it is the host itself.
     """
 
     writer: str
@@ -58,7 +60,7 @@ class Job:
     signal: int = 9
     count: bool = False
     most_bytes: int | None = None
-    user: int | None = None
+    no_rights: bool = False
     warm: bool = False
 
 
@@ -100,7 +102,7 @@ class Faults:
         return process
 
     def run(self, job: Job) -> Ended:
-        if not job.warm:
+        if not job.warm and job.writer in WRITERS:
             self._older(job.writer)
         self.process.stdin.write(json.dumps(asdict(job)) + "\n")
         self.process.stdin.flush()

@@ -25,6 +25,7 @@ _NO_PAGES = "127.0.0.1:0"
 _CONFIG = {
     "distributed.scheduler.allowed-failures": 0,
     "distributed.scheduler.worker-saturation": 1.0,
+    "distributed.scheduler.worker-ttl": None,  # goes by a clock that people set; local workers die with us anyway
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
 }
