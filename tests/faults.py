@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 
 PRIOR = "--prior {shelf}/tiny.safetensors"
@@ -91,15 +90,10 @@ class Faults:
         self.shelf, self._folder = folder / "shelf", folder
         self.shelf.mkdir()
         self._known: dict[tuple[str, bool], Undisturbed] = {}
-        self._warm: set[str] = set()
-
-    @cached_property
-    def process(self) -> subprocess.Popen:
         host = Path(__file__).with_name("fault_host.py")
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        process = subprocess.Popen([sys.executable, str(host), str(self.shelf)], text=True, **pipes)
-        assert process.stdout.readline() == "ready\n"
-        return process
+        self.process = subprocess.Popen([sys.executable, str(host), str(self.shelf)], text=True, **pipes)
+        assert self.process.stdout.readline() == "ready\n"
 
     def run(self, job: Job) -> Ended:
         if not job.warm and job.writer in WRITERS:
@@ -141,8 +135,7 @@ class Faults:
         return self._known[writer, older]
 
     def close(self) -> None:
-        if "process" in self.__dict__:
-            self.process.communicate(timeout=60)
+        self.process.communicate(timeout=60)
 
 
 def tree(folder: Path) -> Tree:

@@ -42,6 +42,19 @@ def test_a_killed_writer_leaves_nothing_by_half(faults, times):
     assert counts["as before"] and counts["complete"] + counts["in part"]
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("writer", ["convert to NIfTI", "convert to BART", "outbox", "ledger"])
+def test_no_operation_on_files_is_a_bad_moment(faults, times, writer):
+    """Not at random: the operations in turn, over an earlier output."""
+    known = faults.undisturbed(writer, True)
+    moments = range(0, known.operations, times(1 + known.operations // 4, 1))
+    for at in moments:
+        folder = faults.place(writer, True)
+        assert faults.run(Job(writer, str(folder), at=at)).code == -signal.SIGKILL
+        assert faulty(tree(folder), known) == [], at
+    print(f"\n{writer}: killed at {len(moments)} of its {known.operations} operations on files, none by half")
+
+
 def test_a_careless_writer_is_caught(faults):
     moments = random.Random(3)
     caught = [bool(faulty(*kill(faults, "careless", moments, number))) for number in range(8)]

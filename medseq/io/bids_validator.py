@@ -14,7 +14,7 @@ from medseq.errors import InputError, MedseqWarning
 
 _COMMAND = "bids-validator-deno"
 _ERRORS_FOUND = 16
-_PATIENCE = 1800  # seconds; ten thousand files take it one or two minutes
+_PATIENCE = 1800  # seconds
 
 
 def validate(dataset: Path) -> None:
