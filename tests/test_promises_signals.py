@@ -21,7 +21,7 @@ from medseq.provenance import staged
 def test_an_interrupted_command_says_so_and_leaves_all_or_nothing(faults, times):
     moments = random.Random(5)
     commands = COMMANDS[: times(8, len(COMMANDS))]
-    for number in range(count := len(commands) * times(1, 12)):
+    for number in range(count := len(commands) * times(1, 6)):
         turn, place = divmod(number, len(commands))
         writer = commands[place]
         older = (turn + place) % 2 == 1 and writer not in NEW_FOLDER

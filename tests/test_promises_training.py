@@ -121,7 +121,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(faults, times) -> None:
     folder = faults.place("train", False)
     operations = faults.run(Job(line, str(folder), count=True)).operations
     known = tree(folder / "out")
-    for _ in range(count := times(4, 60)):
+    for _ in range(count := times(3, 30)):
         shutil.rmtree(folder / "out")
         ended = faults.run(Job(line, str(folder), at=moments.randrange(operations)))
         assert ended.code == -signal.SIGKILL
