@@ -16,7 +16,8 @@ BY_COMMAND = {
     "convert to NIfTI": "medseq convert {shelf}/cine{v}.nii.gz -o out/x.nii.gz",
     "convert to BART": "medseq convert {shelf}/raw{v}.h5 -o out/x.cfl",
     "convert to DICOM": "medseq convert {shelf}/study.nii.gz --like {shelf}/study -o out/x",
-    "simulate": "medseq simulate cine -o out/x.h5 --truth out/t.nii.gz --frames 4 --size 32 32 --acceleration 2 --seed {v}",
+    "simulate": "medseq simulate cine -o out/x.h5 --truth out/t.nii.gz --frames 4 --size 32 32 --acceleration 2"
+    " --seed {v}",
     "reconstruct": f"medseq reconstruct {{shelf}}/raw.h5 -o out/x.nii.gz --steps {{v}} {PRIOR}",
     "multiframe": f"medseq denoise {{shelf}}/study -o out/x --sigma {{v}} --multiframe {PRIOR}",
     "train": "medseq train {shelf}/train{v}.yaml -o out --restart",
@@ -27,7 +28,8 @@ BY_COMMAND = {
     "interpolate": f"medseq interpolate {{shelf}}/cine.nii.gz -o out/x.nii --factor {{v}} {PRIOR}",
     "study plan": "medseq study plan {shelf}/scans -o out --seed {v} --restart",
     "dicom": f"medseq denoise {{shelf}}/study -o out/x --samples 2 --steps 2 --sigma {{v}} {PRIOR}",
-    "denoise": f"medseq denoise {{shelf}}/cine.nii.gz -o out/x.nii.gz --samples 2 --steps 2 --sigma {{v}} --report {PRIOR}",
+    "denoise": f"medseq denoise {{shelf}}/cine.nii.gz -o out/x.nii.gz --samples 2 --steps 2 --sigma {{v}} {PRIOR}"
+    " --report",
     "bids": f"medseq-bids {{shelf}}/dataset out participant --skip-bids-validation --sigma {{v}} {PRIOR}",
     "evaluate": "medseq evaluate --reference {shelf}/cine.nii.gz {shelf}/cine{v}.nii.gz -o out --name a",
 }

@@ -82,9 +82,12 @@ def test_outputs_of_two_do_not_mix(tmp_path: Path) -> None:
 
 
 def test_a_new_folder_that_another_has_made_meanwhile_stays_as_it_is(tmp_path: Path) -> None:
-    with pytest.raises(ResourceError, match="out: cannot be written"), staged(tmp_path) as slow:
-        with staged(tmp_path) as quick:
-            for place, text in ((slow, "slow"), (quick, "quick")):
-                (place / "out").mkdir()
-                (place / "out" / "IM00001.dcm").write_text(text)
+    slow = staged(tmp_path)
+    late = slow.__enter__()
+    with staged(tmp_path) as quick:
+        for place, text in ((late, "slow"), (quick, "quick")):
+            (place / "out").mkdir()
+            (place / "out" / "IM00001.dcm").write_text(text)
+    with pytest.raises(ResourceError, match="out: cannot be written"):
+        slow.__exit__(None, None, None)
     assert [path.read_text() for path in tmp_path.rglob("*.dcm")] == ["quick"]

@@ -1,4 +1,4 @@
-"""A training run that is killed, whose checkpoint is damaged, or that is started twice ends at the very same weights."""
+"""A training run that is killed, started twice or has a damaged checkpoint ends at the very same weights."""
 
 from __future__ import annotations
 

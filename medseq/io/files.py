@@ -61,7 +61,7 @@ def uninterrupted() -> Iterator[None]:
     before = {}
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, lambda number, _: came.append(number))
+            before[number] = signal.signal(number, lambda heard, _: came.append(heard))
     except ValueError:
         yield
         return
