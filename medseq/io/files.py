@@ -70,8 +70,8 @@ def uninterrupted() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        for number in came:
-            signal.raise_signal(number)
+        for heard in came:
+            signal.raise_signal(heard)
 
 
 @contextmanager
