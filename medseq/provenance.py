@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import math
 import os
 import platform
+import secrets
 import shutil
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -22,9 +24,11 @@ from typing import Any
 from medseq import __version__
 from medseq.errors import InputError, MedseqError, MedseqWarning, ResourceError, UsageError
 from medseq.io.faults import check_fits_memory, check_is_file
+from medseq.io.files import uninterrupted
 
 # Their versions can change the last digits of a result.
 _PACKAGES = ("torch", "numpy", "nibabel", "h5py", "ismrmrd")
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 def stem(path: Path) -> str:
@@ -80,42 +84,74 @@ def staged(folder: Path) -> Iterator[Path]:
     """A hidden folder inside `folder`; what is put there moves into `folder` once the block has ended well.
 
     Missing parents are made. When the block fails or is interrupted nothing stays behind, not even those parents, and
-    older files of the same names are untouched. Raises UsageError when `folder` or a parent is a file or an output's
-    name is taken by a folder, ResourceError when `folder` cannot be written.
+    older files of the same names are untouched; an interruption while things move waits until all have. Of two
+    processes that write the same names at once, the last leaves all of its own, the record (`run.json`) last.
+    Raises UsageError when `folder` or a parent is a file or an output's name is taken by a folder, ResourceError when
+    `folder` cannot be written.
     """
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-    scratch = None
+    scratch = folder / f".medseq-{secrets.token_hex(6)}"
     try:
-        scratch = _scratch(folder)
+        _make(scratch)
         yield scratch
-        outputs = sorted(scratch.iterdir())
-        for path in outputs:
-            if (folder / path.name).is_dir() and not path.is_dir():
-                raise UsageError(f"{folder / path.name}: is a folder; choose another name for the output")
-        for path in outputs:
-            os.replace(path, folder / path.name)
-        made = []
+        with uninterrupted(), _one_mover(folder):
+            _move(scratch, folder)
+            made = []
     except MedseqError as error:
         # The user asked for `folder` and knows nothing of a hidden one in it.
         raise type(error)(str(error).replace(str(scratch), str(folder))) from error
+    except OSError as error:
+        if not _about_writing(error, scratch):
+            raise
+        place = str(error.filename or folder).replace(str(scratch), str(folder))
+        raise ResourceError(
+            f"{place}: cannot be written ({error.strerror}); check the folder, its rights and free space"
+        ) from error
     finally:
-        if scratch is not None:
+        with uninterrupted():
             shutil.rmtree(scratch, ignore_errors=True)
-        for parent in made:
-            with suppress(OSError):
-                parent.rmdir()
+            for parent in made:
+                with suppress(OSError):
+                    parent.rmdir()
 
 
-def _scratch(folder: Path) -> Path:
+def _make(scratch: Path) -> None:
+    folder = scratch.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=".medseq-", dir=folder))
+        scratch.mkdir(mode=0o700)
     except (FileExistsError, NotADirectoryError):
         raise UsageError(f"{folder}: is, or lies in, a file; choose another folder for the output") from None
-    except PermissionError:
+    except OSError as error:
         raise ResourceError(
-            f"{folder}: cannot be written; choose a folder that can, or change its permissions"
+            f"{folder}: cannot be written ({error.strerror}); choose a folder that can, or change its permissions"
         ) from None
+
+
+def _move(scratch: Path, folder: Path) -> None:
+    outputs = sorted(scratch.iterdir(), key=lambda path: (path.name.endswith("run.json"), path.name))
+    for path in outputs:
+        if (folder / path.name).is_dir() and not path.is_dir():
+            raise UsageError(f"{folder / path.name}: is a folder; choose another name for the output")
+    for path in outputs:
+        os.replace(path, folder / path.name)
+
+
+@contextmanager
+def _one_mover(folder: Path) -> Iterator[None]:
+    """Wait until no other process moves its outputs into `folder`; file systems without such locks go without."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _about_writing(error: OSError, scratch: Path) -> bool:
+    """Whether an output could not be written, or something else went wrong while it was made."""
+    return error.errno in _NO_ROOM or scratch.name in str(error.filename)
 
 
 @dataclass

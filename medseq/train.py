@@ -9,10 +9,15 @@ images (`medseq.recipe`), `BoldRecipe` for fluctuations (`medseq.bold_recipe`).
 from __future__ import annotations
 
 import copy
+import io
 import math
 import os
+import shutil
 import time
+import warnings
+import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -22,8 +27,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from medseq.bold_prior import BoldPrior
-from medseq.errors import InputError, UsageError
-from medseq.io.files import atomic_write
+from medseq.errors import InputError, MedseqWarning, ResourceError, UsageError
+from medseq.io.files import atomic_write, only_process
 from medseq.io.weights import save_prior
 from medseq.phantoms.phases import Stills
 from medseq.prior import Prior, SpreadTable
@@ -153,19 +158,28 @@ def _follow(average: torch.nn.Module, net: torch.nn.Module, decay: float) -> Non
         a.lerp_(p, 1 - decay)
 
 
-def save_checkpoint(state: Training, path: Path) -> None:
-    """Everything `load_checkpoint` needs, as plain tensors (no pickled code), replaced only when complete."""
+def save_checkpoint(state: Training, path: Path, previous: Path | None = None) -> None:
+    """Everything `load_checkpoint` needs, as plain tensors (no pickled code), replaced only when complete.
+
+    previous: what the one that is replaced is called from now on.
+    """
     tensors = {"step": torch.tensor(state.step), "losses": torch.tensor(state.losses, dtype=torch.float64)}
     for name, prior in (("prior", state.prior), ("average", state.average)):
         tensors |= {f"{name}.{key}": value for key, value in prior.net.state_dict().items()}
     for index, slots in state.optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{slot}": value for slot, value in slots.items()}
+    packed = io.BytesIO()  # what torch raises when the disk fills up is no OSError
+    torch.save(tensors, packed)
     with atomic_write(path) as partial:
-        torch.save(tensors, partial)
+        partial.write_bytes(packed.getbuffer())
+        if previous is not None and path.exists():
+            os.replace(path, previous)
 
 
 def load_checkpoint(state: Training, path: Path) -> None:
-    """Continue where `save_checkpoint` stood. Raises InputError when the file does not fit the recipe."""
+    """Continue where `save_checkpoint` stood. Raises InputError when the file is damaged or does not fit the recipe."""
+    if fault := _damage(path):
+        raise InputError(f"{path}: not a checkpoint any more ({fault}); delete it to start anew")
     try:
         tensors: dict[str, Tensor] = torch.load(path, weights_only=True, map_location="cpu")
         for name, prior in (("prior", state.prior), ("average", state.average)):
@@ -182,30 +196,89 @@ def load_checkpoint(state: Training, path: Path) -> None:
         raise InputError(f"{path}: not a checkpoint of this recipe ({first}); delete it to start anew") from error
 
 
+def _damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint, by the CRC-32 of each of its tensors, which torch itself does not look at."""
+    try:
+        with zipfile.ZipFile(path) as packed:
+            broken = packed.testzip()
+    except Exception as error:  # zipfile, too, raises many kinds for a damaged file
+        return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    return None if broken is None else f"the CRC-32 of {broken} differs"
+
+
+def resume_training(state: Training, newest: Path, previous: Path) -> bool:
+    """Continue from the newest checkpoint, or with a MedseqWarning from the one before it when that one is damaged.
+
+    Returns whether the newest is good, or there is none. Raises InputError when both are damaged, or one is of another
+    recipe.
+    """
+    fault = _damage(newest) if newest.exists() else None
+    if newest.exists() and (fault is None or not previous.exists()):
+        load_checkpoint(state, newest)
+    elif previous.exists():
+        load_checkpoint(state, previous)
+        if fault is not None:
+            warnings.warn(
+                f"{newest}: damaged ({fault}); training goes on from the checkpoint before it, of step {state.step}",
+                MedseqWarning,
+                stacklevel=2,
+            )
+    return fault is None
+
+
 def train(
     course: Course[P], folder: str | Path, *, stills: Stills | None = None, resume: bool = True, device: str = "cpu"
 ) -> Iterator[Training[P]]:
     """Run a recipe to its end, yielding after every step; leaves `prior.safetensors` and its card in `folder`.
 
-    Checkpoints are written on the way, from which the same call goes on (resume). Under `torchrun` every process calls
-    this; the first one writes. stills: real magnitude frames to animate beside the phantoms.
+    Checkpoints are written on the way, from which the same call goes on (resume), or from the one before when the last
+    is damaged. Under `torchrun` every process calls this; the first one writes. stills: real magnitude frames to
+    animate beside the phantoms.
+    Raises InputError for checkpoints that are of no use, ResourceError when another process trains in `folder` or it
+    cannot be written.
     """
-    folder = Path(folder)
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
         dist.init_process_group()
     first = not dist.is_initialized() or dist.get_rank() == 0
+    with _training_folder(Path(folder)) if first else nullcontext():
+        yield from _train(course, Path(folder), stills, resume, device, first)
+
+
+@contextmanager
+def _training_folder(folder: Path) -> Iterator[None]:
+    """The folder of a run, made where it is missing, for this process alone. Raises ResourceError."""
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(
+            f"{folder}: cannot be written ({error.strerror}); choose a folder that can, or change its permissions"
+        ) from error
+    with only_process(folder, "training in it"):
+        try:
+            yield
+        finally:
+            if made and os.listdir(folder) == [".lock"]:  # it stopped before there was anything to keep
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _train(
+    course: Course[P], folder: Path, stills: Stills | None, resume: bool, device: str, first: bool
+) -> Iterator[Training[P]]:
     where = torch.device(device)
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         where = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     schedule, state, lessons = course.schedule, start(course, where), course.lessons(stills, where)
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / "checkpoint.pt"
-    if resume and checkpoint.exists():
-        load_checkpoint(state, checkpoint)
+    newest, previous = folder / "checkpoint.pt", folder / "checkpoint.previous.pt"
+    # Neither a damaged checkpoint nor one of the run before a restart may take the place of the last good one.
+    keep = resume and resume_training(state, newest, previous)
+    if first and not resume:
+        previous.unlink(missing_ok=True)
     began, done = time.monotonic(), state.step
     for _ in training(schedule, state, lessons):
         if first and (state.step % schedule.checkpoint_every == 0 or state.step == schedule.steps):
-            save_checkpoint(state, checkpoint)
+            save_checkpoint(state, newest, previous if keep else None)
+            keep = True
         yield state
     if not first:
         return

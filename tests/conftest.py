@@ -9,6 +9,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 from cli_shelf import fill_shelf
+from faults import Faults
 from orthanc import Orthanc, running_orthanc
 
 # Random tests that are the same on every machine and never fail for being slow on a busy one.
@@ -53,6 +54,14 @@ def here(shelf, tmp_path, monkeypatch) -> Path:
         (tmp_path / file.name).symlink_to(file)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def faults(tmp_path_factory) -> Iterator[Faults]:
+    """A process in which every writer of medseq can be harmed."""
+    faults = Faults(tmp_path_factory.mktemp("faults"))
+    yield faults
+    faults.close()
 
 
 @pytest.fixture(scope="session")

@@ -87,7 +87,9 @@ def test_a_validator_that_is_not_there_or_broken_is_warned_of(
     with pytest.warns(MedseqWarning, match="not installed"):
         validate(study)
     judge = tmp_path / "bids-validator-deno"
+    monkeypatch.setattr("medseq.io.bids_validator._PATIENCE", 2)
     for script, fault in (
+        ("exec sleep 60", "more than 2 s"),
         ("exit 134", "exit code 134"),
         ("echo nonsense", "not understood"),
         ("echo []", "not understood"),

@@ -9,7 +9,6 @@ whatever stops us, and wherever, sending again goes on from there, and sending t
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -29,7 +28,7 @@ from medseq.archive.transfer import BATCH, file_name, instances_of, persistently
 from medseq.errors import InputError, MedseqError, MedseqWarning, ResourceError, UsageError
 from medseq.io.dicom.opening import Header, open_header
 from medseq.io.dicom.pixels import PixelReader
-from medseq.io.files import atomic_write
+from medseq.io.files import atomic_write, only_process
 
 _ADDRESS = "to.json"
 _UIDS = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
@@ -214,11 +213,7 @@ def _locked(outbox: Path) -> Iterator[None]:
     if not outbox.is_dir():
         raise InputError(f"{outbox}: no such outbox; check the name")
     _check_owner(outbox)
-    with written(outbox), open(outbox / ".lock", "w", opener=_no_link) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ResourceError(f"{outbox}: another process is sending from it; wait for it to end") from None
+    with only_process(outbox, "sending from it"), written(outbox):
         yield
 
 
@@ -229,7 +224,3 @@ def _check_owner(outbox: Path) -> None:
     """
     if outbox.stat().st_uid != os.geteuid():
         raise InputError(f"{outbox}: belongs to another user; choose an outbox of your own")
-
-
-def _no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)

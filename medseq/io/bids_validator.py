@@ -14,6 +14,7 @@ from medseq.errors import InputError, MedseqWarning
 
 _COMMAND = "bids-validator-deno"
 _ERRORS_FOUND = 16
+_PATIENCE = 1800  # seconds
 
 
 def validate(dataset: Path) -> None:
@@ -29,7 +30,11 @@ def validate(dataset: Path) -> None:
         _warn(f"{dataset}: not validated, as {_COMMAND} is not installed")
         return
     words = [command, "--format", "json", "--ignoreWarnings", str(dataset.absolute())]
-    done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=_PATIENCE)
+    except subprocess.TimeoutExpired:
+        _warn(f"{dataset}: not validated, as {_COMMAND} took more than {_PATIENCE} s")
+        return
     if done.returncode not in (0, _ERRORS_FOUND):
         _warn(f"{dataset}: not validated, as {_COMMAND} failed with exit code {done.returncode}")
         return

@@ -1,9 +1,11 @@
-"""Writing a file so that it is either there, complete, or not there at all."""
+"""Writing a file so that it is either there, complete, or not there at all; one process at a time, where it must be."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -47,3 +49,53 @@ def _to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hear Ctrl-C and SIGTERM only when the block has ended; in threads, which hear no signals, this does nothing.
+
+    For a few renames that belong together, not for work.
+    """
+    came: list[int] = []
+    before = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, lambda heard, _: came.append(heard))
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for heard in came:
+            signal.raise_signal(heard)
+
+
+def _no_link(path: str, flags: int) -> int:
+    """A link planted in the place of a lock would have its target emptied."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+
+
+@contextmanager
+def only_process(folder: Path, doing: str) -> Iterator[None]:
+    """Hold the lock of a folder. Raises ResourceError when another process does, or the folder cannot be written.
+
+    The kernel keeps the lock and drops it with the process, however that ends: none is ever left over.
+    """
+    try:
+        lock = open(folder / ".lock", "w", opener=_no_link)  # noqa: SIM115 (the block below closes it)
+    except OSError as error:
+        raise ResourceError(f"{folder}: cannot be written ({error.strerror}); check its rights and space") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ResourceError(f"{folder}: another process is {doing}; wait for it to end") from None
+        except OSError as error:
+            raise ResourceError(
+                f"{folder}: its file system has no locks ({error.strerror}); use one that has"
+            ) from error
+        yield

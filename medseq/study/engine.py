@@ -22,9 +22,10 @@ LOCAL = "local"
 _SECONDS = 30  # to find a scheduler
 _NO_PAGES = "127.0.0.1:0"
 # A unit has its own ways of being tried again, by which a lost worker counts once; so has Dask, without telling us.
-_CONFIG = {
+_CONFIG: dict[str, object] = {
     "distributed.scheduler.allowed-failures": 0,
     "distributed.scheduler.worker-saturation": 1.0,
+    "distributed.scheduler.worker-ttl": None,  # goes by a clock that people set; local workers die with us anyway
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
 }
