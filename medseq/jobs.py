@@ -17,6 +17,7 @@ from medseq.clip import Clip, KSpace
 from medseq.errors import InputError, UsageError
 from medseq.gathering import Restored
 from medseq.io import NIFTI_ENDINGS, RAW_OUTPUT_ENDINGS, load_clip, load_kspace, save_clip, save_kspace
+from medseq.io.faults import reason
 from medseq.io.kspace import files_of
 from medseq.io.weights import weights_path
 from medseq.provenance import RunRecord, collected_warnings, staged, stem
@@ -173,7 +174,7 @@ def read_times(path: Path) -> np.ndarray:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the name") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: must hold numbers apart by blanks, commas or line ends ({error})") from error
+        raise InputError(f"{path}: must hold numbers apart by blanks, commas or line ends ({reason(error)})") from error
 
 
 def read_censored(path: Path) -> np.ndarray:

@@ -190,7 +190,7 @@ def _peer_of(entry: Path, limits: Limits) -> Peer:
     try:
         to = json.loads((entry / _ADDRESS).read_text(encoding="utf-8"))
         return connect(to["address"], calling=to["calling"], limits=limits)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{entry / _ADDRESS}: does not say where to; store the result again") from error
 
 

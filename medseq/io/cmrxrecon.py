@@ -19,7 +19,7 @@ import torch
 
 from medseq.clip import KSpace
 from medseq.errors import InputError
-from medseq.io.hdf5 import DEFLATE_LIMIT, check_stored_size, write_hdf5
+from medseq.io.hdf5 import DEFLATE_LIMIT, check_stored_size, opened_hdf5, read_array, write_hdf5
 from medseq.io.matlab_child import NOT_COMPLEX
 from medseq.io.raw_array import array_of, kspace_of, measured, noted
 from medseq.io.raw_checks import check_memory, raw_faults_named
@@ -78,7 +78,7 @@ def save_cmrxrecon(kspace: KSpace, path: str | Path) -> None:
 
 def _read_hdf5(path: Path) -> tuple[str, np.ndarray, str | None]:
     """(name, samples (frames, slices, coils, Y, X), note) of a file of version 7.3."""
-    with h5py.File(path, "r") as file:
+    with opened_hdf5(path) as file:
         name = _chosen([name for name, item in file.items() if isinstance(item, h5py.Dataset)], path)
         stored = file[name]
         if stored.dtype.names != ("real", "imag"):
@@ -87,7 +87,7 @@ def _read_hdf5(path: Path) -> tuple[str, np.ndarray, str | None]:
         check_stored_size(stored, path)
         samples = np.empty(stored.shape, np.complex64)
         samples.real, samples.imag = stored.fields("real")[...], stored.fields("imag")[...]
-        note = file[_NOTE][...].astype(np.uint16).tobytes().decode("utf-16-le") if _NOTE in file else None
+        note = read_array(file[_NOTE], path).astype(np.uint16).tobytes().decode("utf-16-le") if _NOTE in file else None
         return name, samples, note
 
 

@@ -1,9 +1,11 @@
-"""HDF5 files that are written all or nothing, and cannot promise more than they hold."""
+"""HDF5 files that are written all or nothing, cannot promise more than they hold, and hold all that is read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 
@@ -13,6 +15,35 @@ from medseq.io.files import atomic_write
 # No compression that HDF5 files use gets further (RFC 1951).
 DEFLATE_LIMIT = 1032
 _BLOCK = 16 << 20  # bytes by which a file in memory grows
+
+
+@contextmanager
+def opened_hdf5(path: Path) -> Iterator[h5py.File]:
+    """An HDF5 file to read, of which nothing leads out.
+
+    Raises InputError for links to other files and arrays whose values lie in one: whoever made the file would choose
+    what is read on this machine, and where it ends up.
+    """
+    with h5py.File(path, "r") as file:
+        links: list[tuple[str, object]] = []
+        # Looked at afterwards: h5py loses what is raised while it visits.
+        file.visititems_links(lambda name, link: links.append((name, link)))
+        for name, link in links:
+            if isinstance(link, h5py.ExternalLink):
+                raise InputError(f"{path}: `{name}` leads to another file, which medseq does not follow; copy it in")
+            if isinstance(link, h5py.HardLink) and _is_elsewhere(file[name]):
+                raise InputError(f"{path}: the values of `{name}` lie in another file; copy them in")
+        yield file
+
+
+def _is_elsewhere(found: object) -> bool:
+    return isinstance(found, h5py.Dataset) and (found.is_virtual or bool(found.external))
+
+
+def read_array(dataset: h5py.Dataset, path: Path) -> Any:
+    """All values of an array. Raises InputError for one that cannot be in so small a file."""
+    check_stored_size(dataset, path)
+    return dataset[()]
 
 
 def check_stored_size(dataset: h5py.Dataset, path: Path) -> None:
