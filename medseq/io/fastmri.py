@@ -27,11 +27,16 @@ _SAMPLES, _HEADER, _MASK, _NOTE = "kspace", "ismrmrd_header", "mask", "medseq"
 
 
 def is_fastmri(path: Path) -> bool:
-    """Whether an HDF5 file holds an array `kspace`; False, too, for what is no HDF5 file at all."""
+    """Whether an HDF5 file holds an array `kspace`; False, too, for what is no HDF5 file at all.
+
+    Raises InputError for a hostile one (see `medseq.io.hdf5.opened_hdf5`).
+    """
     try:
         with opened_hdf5(path) as file:
             return file.get(_SAMPLES, getclass=True) is h5py.Dataset
-    except Exception:  # noqa: BLE001 - broken or hostile: how, whoever reads it will say
+    except InputError:
+        raise
+    except Exception:  # noqa: BLE001 - missing or broken: how, whoever reads it will say
         return False
 
 

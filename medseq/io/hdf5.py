@@ -11,19 +11,19 @@ import h5py
 
 from medseq.errors import InputError
 from medseq.io.files import atomic_write
+from medseq.io.hdf5_trial import DEFLATE_LIMIT, check_readable
 
-# No compression that HDF5 files use gets further (RFC 1951).
-DEFLATE_LIMIT = 1032
 _BLOCK = 16 << 20  # bytes by which a file in memory grows
 
 
 @contextmanager
 def opened_hdf5(path: Path) -> Iterator[h5py.File]:
-    """An HDF5 file to read, of which nothing leads out.
+    """An HDF5 file to read, which has been read by a child process before, and of which nothing leads out.
 
-    Raises InputError for links to other files and arrays whose values lie in one: whoever made the file would choose
-    what is read on this machine, and where it ends up.
+    Raises InputError for one that ends or outruns its reader, for links to other files and for arrays whose values lie
+    in one: whoever made the file would choose what is read on this machine, and where it ends up.
     """
+    check_readable(path)
     with h5py.File(path, "r") as file:
         links: list[tuple[str, object]] = []
         # Looked at afterwards: h5py loses what is raised while it visits.

@@ -5,29 +5,51 @@ from __future__ import annotations
 import io
 import random
 import re
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
 
 import h5py
 import numpy as np
 
 from fuzz.chance import NUMBERS, WORDS, changed_bytes, odd_number
 
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _NUMBER = re.compile(r"(?<=>)-?[0-9.]+(?=<)")
 _TAG = re.compile(r"<(\w+)>[^<]*</\1>")
 _OUTSIDE = ("/etc/hostname", "/etc/passwd", "/dev/zero", "other.h5", "a.h5", "")
 
 
-def mutate(data: bytes, chance: random.Random) -> bytes:
-    """The file changed through the library, or in its bytes."""
-    if chance.random() < 0.35:
-        return changed_bytes(data, chance, 0, chance.choice((None, 2048)))
-    stream = io.BytesIO(data)
-    try:
-        with h5py.File(stream, "r+") as file:
-            for _ in range(chance.choice((1, 1, 2))):
-                _change(file, chance)
-    except Exception:  # noqa: BLE001 - a seed that the library no longer opens, or a change that it refuses
-        return changed_bytes(data, chance)
-    return stream.getvalue()
+def changer(seeds: Callable[[Path], Sequence[bytes]]) -> Callable[[bytes, random.Random], bytes]:
+    """The change of an input: its bytes, or a sound file (one of `seeds`) changed through the library.
+
+    Never a damaged one through the library, which might take this process with it.
+    """
+
+    @cache
+    def sound() -> Sequence[bytes]:
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return seeds(Path(folder))
+
+    def mutate(data: bytes, chance: random.Random) -> bytes:
+        if chance.random() < 0.4:
+            return changed_bytes(data, chance, 0, chance.choice((None, 2048)))
+        whole = chance.choice(sound())
+        start = whole.find(_SIGNATURE)
+        stream = io.BytesIO(whole[start:])
+        try:
+            with h5py.File(stream, "r+") as file:
+                for _ in range(chance.choice((1, 1, 2, 3))):
+                    _change(file, chance)
+        except Exception:  # noqa: BLE001 - a change that the library refuses
+            return changed_bytes(whole, chance)
+        made = whole[:start] + stream.getvalue()
+        return changed_bytes(made, chance) if chance.random() < 0.1 else made
+
+    return mutate
 
 
 def _change(file: h5py.File, chance: random.Random) -> None:

@@ -96,10 +96,10 @@ def _twix(folder: Path) -> Sequence[bytes]:
 
 
 def _changed_matlab(data: bytes, chance: random.Random) -> bytes:
-    """Seldom of the older version, for whose every input a process starts."""
-    if b"HDF" in data[512:516]:
-        return data[:512] + hdf5_changes.mutate(data[512:], chance) if chance.random() < 0.95 else changed_bytes(data, chance)
-    return changed_bytes(data, chance)
+    """Of the older version only where the input is: each of them starts a process."""
+    if not data.startswith(b"MATLAB 7.3") and chance.random() < 0.2:
+        return changed_bytes(data, chance)
+    return _changed_hdf5_matlab(data, chance)
 
 
 def _changed_pair(data: bytes, chance: random.Random) -> bytes:
@@ -121,8 +121,10 @@ def _changed_twix(data: bytes, chance: random.Random) -> bytes:
     return changed_bytes(data, chance, chance.choice((0, 0, max(end, 0))), chance.choice((None, None, 64)))
 
 
-ISMRMRD = Target("ismrmrd", _scans, fuzz_ismrmrd, hdf5_changes.mutate)
-FASTMRI = Target("fastmri", _saved("a.fastmri.h5"), fuzz_fastmri, hdf5_changes.mutate)
+_changed_hdf5_matlab = hdf5_changes.changer(_saved("new.mat"))
+
+ISMRMRD = Target("ismrmrd", _scans, fuzz_ismrmrd, hdf5_changes.changer(_scans))
+FASTMRI = Target("fastmri", _saved("a.fastmri.h5"), fuzz_fastmri, hdf5_changes.changer(_saved("a.fastmri.h5")))
 CMRXRECON = Target("cmrxrecon", _matlab, fuzz_cmrxrecon, _changed_matlab)
 BART = Target("bart", _pairs, fuzz_bart, _changed_pair)
 TWIX = Target("twix", _twix, fuzz_twix, _changed_twix)
