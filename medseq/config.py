@@ -53,4 +53,3 @@ def load_config(path: str | Path) -> TrainConfig:
     if config.stills is not None:
         config.stills = (path.parent / config.stills).resolve()
     return config
-

@@ -58,4 +58,3 @@ def checked(schema: type[M], content: Any, path: Path, remedy: str) -> M:
         raise InputError(f"{path}: {place}: {plain(first['msg'])[:200]}; {remedy}") from error
     except MedseqError as error:
         raise InputError(f"{path}: {error}") from error
-

@@ -179,4 +179,3 @@ def save_manifest(manifest: Manifest, folder: Path) -> None:
         plain["task"] = {"command": unit.task.command, **plain["task"]}
     with atomic_write(folder / MANIFEST) as temporary:
         temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120), "utf-8")
-

@@ -25,11 +25,12 @@ _TOLD = 10_000  # executions from one report to the next
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m fuzz")
     parser.add_argument("target", choices=TARGETS)
-    parser.add_argument("--runs", type=int, default=100_000)
+    parser.add_argument("--runs", type=int, help="by default those of a long run")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--replay", type=Path)
     asked = parser.parse_args()
     target = TARGETS[asked.target]
+    runs = asked.runs or target.runs
     shelf = scratch()
     work, made, corpus = (Path(shelf.name, name) for name in ("work", "made", "corpus"))
     for folder in (work, made, corpus):
@@ -48,7 +49,7 @@ def main() -> None:
         trial(data)
         if trial.count.executions > before and trial.count.executions % _TOLD == 0:
             print(f"{target.name}: {trial.count}", flush=True)
-        if trial.count.executions >= asked.runs:
+        if trial.count.executions >= runs:
             print(f"{target.name}: {trial.count}; done", flush=True)
             shelf.cleanup()
             os._exit(0)  # libFuzzer takes every other end for a fault
@@ -61,7 +62,13 @@ def main() -> None:
         return atheris.Mutate(data, most)
 
     longest = max(1 << 16, 2 * max(map(len, seeds)))
-    words = [sys.argv[0], str(corpus), f"-seed={asked.seed}", f"-timeout={target.seconds}", f"-rss_limit_mb={_MEMORY_MB}"]
+    words = [
+        sys.argv[0],
+        str(corpus),
+        f"-seed={asked.seed}",
+        f"-timeout={target.seconds}",
+        f"-rss_limit_mb={_MEMORY_MB}",
+    ]
     words += ["-verbosity=0", f"-max_len={longest}", f"-artifact_prefix={target.name}-"]
     atheris.Setup(words, once, custom_mutator=changed)
     atheris.Fuzz()

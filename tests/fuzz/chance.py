@@ -8,11 +8,61 @@ from typing import Any
 
 NUMBERS = ("0", "-1", "1", "-0.0", "nan", "inf", "-inf", "1e999", "1e-320", "1e308", "2147483648", "4294967295", "0.1")
 NUMBERS += ("9" * 400, "1_0", "0x10", "1e", "+", "1,5", "65536", "-32769", "3e38", "1e9", "16777217")
-WORDS = ("", " ", "\n", "\0", "x" * 3000, "../../etc/passwd", "/etc/passwd", "a\nb", "\ud7ff", "\u2028", "é", "n/a", "%s")
-STRUCTURES = ("[" * 3000, "{" * 3000, "[" * 100_000, "]", "}", ",", ":", '"', "'", "\\", "\\ud800", "null", "true", "{}")
+WORDS = (
+    "",
+    " ",
+    "\n",
+    "\0",
+    "x" * 3000,
+    "../../etc/passwd",
+    "/etc/passwd",
+    "a\nb",
+    "\ud7ff",
+    "\u2028",
+    "é",
+    "n/a",
+    "%s",
+)
+STRUCTURES = (
+    "[" * 3000,
+    "{" * 3000,
+    "[" * 100_000,
+    "]",
+    "}",
+    ",",
+    ":",
+    '"',
+    "'",
+    "\\",
+    "\\ud800",
+    "null",
+    "true",
+    "{}",
+)
 YAML_WORDS = ("&a ", "*a", "&a [*a]", "<<: *a", "!!python/object/apply:os.system [ls]", "!!binary |", "!!timestamp ")
-YAML_WORDS += ("2001-99-99", "2001-01-01T25:61:61Z", "!!int ", "1:60:60", "0b2", ".nan", ".inf", "? ", "- ", "--- ", "...")
-YAML_WORDS += ("%YAML 9.9\n", "\ufeff", "\t", "- " * 2000, "!!set {a, b}", "!!omap [a: 1]", "!<tag:yaml.org,2002:map> ", "| ")
+YAML_WORDS += (
+    "2001-99-99",
+    "2001-01-01T25:61:61Z",
+    "!!int ",
+    "1:60:60",
+    "0b2",
+    ".nan",
+    ".inf",
+    "? ",
+    "- ",
+    "--- ",
+    "...",
+)
+YAML_WORDS += (
+    "%YAML 9.9\n",
+    "\ufeff",
+    "\t",
+    "- " * 2000,
+    "!!set {a, b}",
+    "!!omap [a: 1]",
+    "!<tag:yaml.org,2002:map> ",
+    "| ",
+)
 _INTEGERS = (0, 1, 2, 7, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
 _FLOATS = (0.0, -0.0, float("nan"), float("inf"), -1.0, 1e-38, 3e38, 1e9, 0.5)
 

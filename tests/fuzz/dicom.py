@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
 import gdcm
-import numpy as np
 from dicom_files import meta, mr_image, picture, save
 from dicom_scanner import scan
 from PIL import Image
 from pydicom.encaps import encapsulate
-from pydicom.uid import UID, JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
+from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
 
 from fuzz import dicom_tree
 from fuzz.chance import changed_bytes
@@ -54,6 +54,7 @@ def _load_all(found: Found) -> None:
 
 
 _reader = PixelReader()
+atexit.register(_reader.__exit__, None, None, None)
 
 
 def fuzz_codec(data: bytes, folder: Path) -> None:
@@ -128,6 +129,6 @@ def _changed_stream(data: bytes, chance: random.Random) -> bytes:
     return changed_bytes(data, chance, min(start + 28, len(data) - 9), len(data) - 8)
 
 
-DICOM = Target("dicom", _files, fuzz_dicom, dicom_tree.mutate)
-SERIES = Target("series", _folders, fuzz_series, dicom_tree.mutate)
-CODEC = Target("codec", _compressed, fuzz_codec, _changed_stream, seconds=60)
+DICOM = Target("dicom", 20_000, _files, fuzz_dicom, dicom_tree.mutate)
+SERIES = Target("series", 5_000, _folders, fuzz_series, dicom_tree.mutate)
+CODEC = Target("codec", 20_000, _compressed, fuzz_codec, _changed_stream, seconds=60)

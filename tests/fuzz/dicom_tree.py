@@ -1,4 +1,4 @@
-"""DICOM in explicit VR little endian as a tree of elements, to be changed and written without asking what is allowed."""
+"""DICOM in explicit VR little endian as a tree of elements, changed and written without asking what is allowed."""
 
 from __future__ import annotations
 
@@ -10,13 +10,38 @@ from dataclasses import dataclass
 from typing import Any
 
 from dicom_files import ITEM, LONG_VRS, SEQUENCE_END, UNDEFINED, element
+
 from fuzz.chance import NUMBERS, WORDS, changed_bytes, odd_number
 
 _START = re.compile(rb"(?=\0{128}DICM)")
 _TEXT = {"DS", "IS", "CS", "LO", "SH", "UI", "DA", "TM", "DT", "ST", "LT", "PN", "UT", "AS", "AE"}
 _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "AT": "I"}
-_TELLING = ("M", "P", "R", "I", "MOSAIC", "VFRAME", "MAGNITUDE", "PHASE", "EP", "YES", "MR", "CT", "DERIVED", "SIEMENS", "GE")
-_TELLING += ("20240230", "99999999", "256199.9999999", "-1", "1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.1.2.5", "1.2..3")
+_TELLING = (
+    "M",
+    "P",
+    "R",
+    "I",
+    "MOSAIC",
+    "VFRAME",
+    "MAGNITUDE",
+    "PHASE",
+    "EP",
+    "YES",
+    "MR",
+    "CT",
+    "DERIVED",
+    "SIEMENS",
+    "GE",
+)
+_TELLING += (
+    "20240230",
+    "99999999",
+    "256199.9999999",
+    "-1",
+    "1.2.840.10008.5.1.4.1.1.4.1",
+    "1.2.840.10008.1.2.5",
+    "1.2..3",
+)
 _ITEM_END = b"\xfe\xff\x0d\xe0"
 
 
@@ -92,7 +117,12 @@ def _body(elements: list[Element]) -> bytes:
 def _one(each: Element) -> bytes:
     if isinstance(each.value, bytes):
         packed = each.tag == 0x7FE00010 and each.value.startswith(ITEM[:4]) and each.value.endswith(SEQUENCE_END)
-        return element(each.tag, each.vr, each.value[:65535] if each.vr not in LONG_VRS else each.value, UNDEFINED if packed else None)
+        return element(
+            each.tag,
+            each.vr,
+            each.value[:65535] if each.vr not in LONG_VRS else each.value,
+            UNDEFINED if packed else None,
+        )
     bodies = map(_body, each.value)
     return element(each.tag, each.vr, b"".join(ITEM[:4] + struct.pack("<I", len(body)) + body for body in bodies))
 
@@ -163,7 +193,10 @@ def _odd(vr: str, value: bytes, chance: random.Random) -> bytes:
         if kind in "fd":
             return struct.pack("<" + kind, min(odd_number(chance), 3e38)) * chance.choice((1, 1, 1, 2, 3))
         size = struct.calcsize(kind)
-        return b"".join(chance.choice((bytes(size), b"\xff" * size, value[:size], b"\1".ljust(size, b"\0"))) for _ in range(chance.choice((1, 1, 2))))
+        return b"".join(
+            chance.choice((bytes(size), b"\xff" * size, value[:size], b"\1".ljust(size, b"\0")))
+            for _ in range(chance.choice((1, 1, 2)))
+        )
     if vr in _TEXT and chance.random() < 0.8:
         parts = value.decode("latin-1").split("\\")
         at = chance.randrange(len(parts))

@@ -101,10 +101,20 @@ def _change_text(item: h5py.Dataset, chance: random.Random) -> None:
     numbers, tags = list(_NUMBER.finditer(text)), list(_TAG.finditer(text))
     if numbers and chance.random() < 0.6:
         found = chance.choice(numbers)
-        new = chance.choice((chance.choice(NUMBERS), f"{odd_number(chance, float(found[0])):.6g}", chance.choice(WORDS)))
+        new = chance.choice(
+            (chance.choice(NUMBERS), f"{odd_number(chance, float(found[0])):.6g}", chance.choice(WORDS))
+        )
     elif tags:
         found = chance.choice(tags)
-        new = chance.choice(("", found[0] * 2, found[0] * 500, chance.choice(tags)[0], "<!DOCTYPE a [<!ENTITY b SYSTEM 'file:///etc/passwd'>]>&b;"))
+        new = chance.choice(
+            (
+                "",
+                found[0] * 2,
+                found[0] * 500,
+                chance.choice(tags)[0],
+                "<!DOCTYPE a [<!ENTITY b SYSTEM 'file:///etc/passwd'>]>&b;",
+            )
+        )
     else:
         item[...] = changed_bytes(text.encode(), chance).replace(b"\0", b" ")
         return
@@ -148,8 +158,12 @@ def _change_values(item: h5py.Dataset, chance: random.Random) -> None:
         target = target[chance.choice(target.dtype.names)]
     if target.dtype.kind == "O":
         inner = target.item()
-        target[()] = inner[: len(inner) // 2] if chance.random() < 0.7 else np.zeros(chance.choice((0, 1, 9)), inner.dtype)
+        target[()] = (
+            inner[: len(inner) // 2] if chance.random() < 0.7 else np.zeros(chance.choice((0, 1, 9)), inner.dtype)
+        )
     else:
-        raw = np.frombuffer(bytearray(changed_bytes(target.tobytes(), chance).ljust(target.nbytes, b"\0")), target.dtype)
+        raw = np.frombuffer(
+            bytearray(changed_bytes(target.tobytes(), chance).ljust(target.nbytes, b"\0")), target.dtype
+        )
         target[...] = raw[: target.size].reshape(target.shape)
     item[index] = row

@@ -81,4 +81,4 @@ def _changed(data: bytes, chance: random.Random) -> bytes:
     return header.tobytes() + data[dtype.itemsize :]
 
 
-NIFTI = Target("nifti", _seeds, fuzz_nifti, _mutate)
+NIFTI = Target("nifti", 200_000, _seeds, fuzz_nifti, _mutate)

@@ -105,7 +105,9 @@ def _changed_matlab(data: bytes, chance: random.Random) -> bytes:
 def _changed_pair(data: bytes, chance: random.Random) -> bytes:
     header, between, samples = data.partition(_BETWEEN)
     if chance.random() < 0.7:
-        text = changed_text(header.decode("utf-8", "replace"), chance, ("0", "1", "-1", "2 " * 20, "4294967296", "# Dimensions"))
+        text = changed_text(
+            header.decode("utf-8", "replace"), chance, ("0", "1", "-1", "2 " * 20, "4294967296", "# Dimensions")
+        )
         header = text.encode("utf-8", "replace")
     else:
         samples = changed_bytes(samples, chance)
@@ -123,8 +125,8 @@ def _changed_twix(data: bytes, chance: random.Random) -> bytes:
 
 _changed_hdf5_matlab = hdf5_changes.changer(_saved("new.mat"))
 
-ISMRMRD = Target("ismrmrd", _scans, fuzz_ismrmrd, hdf5_changes.changer(_scans))
-FASTMRI = Target("fastmri", _saved("a.fastmri.h5"), fuzz_fastmri, hdf5_changes.changer(_saved("a.fastmri.h5")))
-CMRXRECON = Target("cmrxrecon", _matlab, fuzz_cmrxrecon, _changed_matlab)
-BART = Target("bart", _pairs, fuzz_bart, _changed_pair)
-TWIX = Target("twix", _twix, fuzz_twix, _changed_twix)
+ISMRMRD = Target("ismrmrd", 10_000, _scans, fuzz_ismrmrd, hdf5_changes.changer(_scans))
+FASTMRI = Target("fastmri", 5_000, _saved("a.fastmri.h5"), fuzz_fastmri, hdf5_changes.changer(_saved("a.fastmri.h5")))
+CMRXRECON = Target("cmrxrecon", 2_000, _matlab, fuzz_cmrxrecon, _changed_matlab)
+BART = Target("bart", 200_000, _pairs, fuzz_bart, _changed_pair)
+TWIX = Target("twix", 10_000, _twix, fuzz_twix, _changed_twix)

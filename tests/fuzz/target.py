@@ -26,12 +26,13 @@ def scratch() -> tempfile.TemporaryDirectory[str]:
 class Target:
     """One reader under test.
 
-    seeds: whole inputs that it reads, given an empty folder to make them in. read: the reader, given the content of an
-    input and an empty folder; whatever it raises beside `medseq.errors` is a fault. mutate: another input, from one and
-    a source of chance. seconds: what one input may take under libFuzzer.
+    runs: executions of a long run. seeds: whole inputs that it reads, given an empty folder to make them in. read: the
+    reader, given the content of an input and an empty folder; whatever it raises beside `medseq.errors` is a fault.
+    mutate: another input, from one and a source of chance. seconds: what one input may take under libFuzzer.
     """
 
     name: str
+    runs: int
     seeds: Callable[[Path], Sequence[bytes]]
     read: Callable[[bytes, Path], object]
     mutate: Callable[[bytes, random.Random], bytes]

@@ -16,7 +16,6 @@ from fuzz.target import Target
 from medseq.bold_recipe import BoldRecipe
 from medseq.clip import Clip
 from medseq.config import load_config
-from medseq.errors import InputError
 from medseq.io.bids import find_runs
 from medseq.io.bids_choice import Choice, choose, read_filters
 from medseq.io.bids_sidecar import read_json, timed
@@ -27,7 +26,17 @@ from medseq.jobs import read_censored, read_times
 from medseq.recipe import Recipe
 from medseq.study.collect import read_run
 from medseq.study.ledger import Content, Entry, read_entry
-from medseq.study.manifest import MANIFEST, Denoise, Estimate, Input, Interpolate, Manifest, Unit, load_manifest, save_manifest
+from medseq.study.manifest import (
+    MANIFEST,
+    Denoise,
+    Estimate,
+    Input,
+    Interpolate,
+    Manifest,
+    Unit,
+    load_manifest,
+    save_manifest,
+)
 
 _CLIP = Clip(torch.ones(2, 1, 3, 2, 2))
 
@@ -108,17 +117,32 @@ def _configs(folder: Path) -> Sequence[bytes]:
 
 def _manifests(folder: Path) -> Sequence[bytes]:
     units = (
-        Unit(name="a", input=Input(path="a.nii", also=("b.nii",), series=3, bytes=9), task=Denoise(sigma=0.5), output="results/a"),
-        Unit(name="b", input=Input(path="c", sha256="0" * 64), task=Interpolate(factor=3), output="results/b", format="dicom"),
+        Unit(
+            name="a",
+            input=Input(path="a.nii", also=("b.nii",), series=3, bytes=9),
+            task=Denoise(sigma=0.5),
+            output="results/a",
+        ),
+        Unit(
+            name="b",
+            input=Input(path="c", sha256="0" * 64),
+            task=Interpolate(factor=3),
+            output="results/b",
+            format="dicom",
+        ),
     )
     save_manifest(Manifest(source="/data", units=units, refused=("x: broken",)), folder)
-    save_manifest(Manifest(source="/data", units=(units[0].model_copy(update={"estimate": Estimate(seconds=3)}),)), folder / "..")
+    save_manifest(
+        Manifest(source="/data", units=(units[0].model_copy(update={"estimate": Estimate(seconds=3)}),)), folder / ".."
+    )
     return [(folder / MANIFEST).read_bytes(), (folder / ".." / MANIFEST).read_bytes()]
 
 
 def _entries(folder: Path) -> Sequence[bytes]:
     content = Content(looks="0" * 64, sha256="1" * 64)
-    entry = Entry(unit="a", state="failed", key="k", run="r", content=content, limits=(9, 9), exit_code=4, outputs={"x": 1})
+    entry = Entry(
+        unit="a", state="failed", key="k", run="r", content=content, limits=(9, 9), exit_code=4, outputs={"x": 1}
+    )
     return [entry.model_dump_json().encode(), b'{"result": {"nrmse": 0.1, "more": {"x": 1}}, "seconds": {"all": 3.5}}']
 
 
@@ -130,7 +154,9 @@ _SIDECARS = _written(
     {"RepetitionTime": 1.5, "SliceTiming": [0.0, 0.5], "SliceEncodingDirection": "k-", "TaskName": "rest"},
     {"VolumeTiming": [0.0, 1.0, 2.5], "CardiacPeriod": 4.0, "Units": "rad"},
 )
-_FILTERS = _written({"bold": {"session": None, "run": [1, "02"], "task": "rest"}, "t1w": {}}, {"cine": {"subject": "*"}})
+_FILTERS = _written(
+    {"bold": {"session": None, "run": [1, "02"], "task": "rest"}, "t1w": {}}, {"cine": {"subject": "*"}}
+)
 _CARDS = _written(
     {
         **{"sha256": "0" * 64, "width": [8, 16], "blocks": 1, "guides": 3, "channels": 2, "sigma_data": 0.3},
@@ -158,20 +184,22 @@ def _tree_or_text(load: Callable[[str], Any], dump: Callable[[Any], str]) -> Cal
 def _lines(data: bytes, chance: random.Random) -> bytes:
     if chance.random() < 0.2:
         return changed_bytes(data, chance)
-    text = changed_text(data.decode("utf-8", "replace"), chance, ("\t", "\r", "\n\n", '"', "\ufeff", "!", "**/heart", "[", "\\"))
+    text = changed_text(
+        data.decode("utf-8", "replace"), chance, ("\t", "\r", "\n\n", '"', "\ufeff", "!", "**/heart", "[", "\\")
+    )
     return text.encode("utf-8", "surrogatepass")
 
 
 _json, _yaml = _tree_or_text(json.loads, json.dumps), _tree_or_text(yaml.safe_load, yaml.safe_dump)
 
 TARGETS = (
-    Target("config", _configs, fuzz_config, _yaml),
-    Target("manifest", _manifests, fuzz_manifest, _yaml),
-    Target("ledger", _entries, fuzz_ledger, _json),
-    Target("sidecar", _SIDECARS, fuzz_sidecar, _json),
-    Target("filters", _FILTERS, fuzz_filters, _json),
-    Target("ignore", lambda folder: [b"**/heart\n*.tmp\n!a\n/sub-*/[x-z]\n"], fuzz_ignore, _lines),
-    Target("events", lambda folder: _EVENTS, fuzz_events, _lines),
-    Target("times", lambda folder: [b"0.0 0.1, 0.2\n0.3", b"0\n1\n0\n"], fuzz_times, _lines),
-    Target("card", _CARDS, fuzz_card, _json),
+    Target("config", 5_000, _configs, fuzz_config, _yaml),
+    Target("manifest", 5_000, _manifests, fuzz_manifest, _yaml),
+    Target("ledger", 120_000, _entries, fuzz_ledger, _json),
+    Target("sidecar", 20_000, _SIDECARS, fuzz_sidecar, _json),
+    Target("filters", 20_000, _FILTERS, fuzz_filters, _json),
+    Target("ignore", 110_000, lambda folder: [b"**/heart\n*.tmp\n!a\n/sub-*/[x-z]\n"], fuzz_ignore, _lines),
+    Target("events", 130_000, lambda folder: _EVENTS, fuzz_events, _lines),
+    Target("times", 120_000, lambda folder: [b"0.0 0.1, 0.2\n0.3", b"0\n1\n0\n"], fuzz_times, _lines),
+    Target("card", 110_000, _CARDS, fuzz_card, _json),
 )
