@@ -128,7 +128,7 @@ def dicom(folder: Path, place: Place) -> None:
         image.RepetitionTime = f"{1000 * place.interval:.6f}"
         image.TriggerTime, image.NominalInterval = (
             f"{1000 * t * place.interval:.6f}",
-            f"{1000 * 5 * place.interval:.6f}",
+            round(5000 * place.interval),
         )
         save(image, folder / f"{number}.dcm")
 

@@ -21,6 +21,8 @@ from medseq.clip import KSpace
 from medseq.io.kspace import load_kspace, save_kspace
 
 _TINY = Scanner(encoded=(8, 6), encoded_fov=(80, 60), recon=(8, 6), recon_fov=(80, 60))
+# Seconds by the clock: the children have limits of their own, in time of a processor that others use too.
+_PATIENCE = 60
 _BETWEEN = b"\n=====\n"  # header and samples of BART, which are two files
 
 
@@ -123,10 +125,11 @@ def _changed_twix(data: bytes, chance: random.Random) -> bytes:
     return changed_bytes(data, chance, chance.choice((0, 0, max(end, 0))), chance.choice((None, None, 64)))
 
 
+_changed_fastmri = hdf5_changes.changer(_saved("a.fastmri.h5"))
 _changed_hdf5_matlab = hdf5_changes.changer(_saved("new.mat"))
 
-ISMRMRD = Target("ismrmrd", 10_000, _scans, fuzz_ismrmrd, hdf5_changes.changer(_scans))
-FASTMRI = Target("fastmri", 5_000, _saved("a.fastmri.h5"), fuzz_fastmri, hdf5_changes.changer(_saved("a.fastmri.h5")))
-CMRXRECON = Target("cmrxrecon", 2_000, _matlab, fuzz_cmrxrecon, _changed_matlab)
+ISMRMRD = Target("ismrmrd", 10_000, _scans, fuzz_ismrmrd, hdf5_changes.changer(_scans), _PATIENCE)
+FASTMRI = Target("fastmri", 5_000, _saved("a.fastmri.h5"), fuzz_fastmri, _changed_fastmri, _PATIENCE)
+CMRXRECON = Target("cmrxrecon", 2_000, _matlab, fuzz_cmrxrecon, _changed_matlab, _PATIENCE)
 BART = Target("bart", 200_000, _pairs, fuzz_bart, _changed_pair)
 TWIX = Target("twix", 10_000, _twix, fuzz_twix, _changed_twix)
