@@ -29,10 +29,11 @@ def main() -> None:
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    lost: list[str] = []
+    sys.unraisablehook = lambda one: lost.append(str(one.exc_value))  # what HDF5 cannot close again
     while line := sys.stdin.readline():
         request = json.loads(line)
-        lost: list[str] = []
-        sys.unraisablehook = lambda one, lost=lost: lost.append(str(one.exc_value))  # what cannot be closed again
+        lost.clear()
         # Nobody handles it: the process ends. Of the processor's time, as a disk may be slow.
         signal.setitimer(signal.ITIMER_PROF, request["seconds"])
         resource.setrlimit(resource.RLIMIT_AS, (_size() + request["memory"], resource.RLIM_INFINITY))
