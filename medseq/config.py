@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from medseq.bold_recipe import BoldRecipe
-from medseq.errors import InputError, MedseqError
-from medseq.io.faults import check_is_file, faults_named
+from medseq.io.faults import faults_named
 from medseq.io.weights import load_prior
+from medseq.io.yaml_files import checked, read_yaml
 from medseq.phantoms.phases import Stills
 from medseq.recipe import Recipe
 from medseq.stills import load_stills
@@ -51,28 +50,11 @@ class TrainConfig(BaseModel):
 def load_config(path: str | Path) -> TrainConfig:
     """Read and check a YAML file. Raises InputError naming the file and the first thing wrong with it."""
     path = Path(path)
-    check_is_file(path)
-    try:
-        content = yaml.safe_load(path.read_text("utf-8")) or {}
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; check the name") from None
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: not a readable YAML file ({_first_line(error)}); correct it") from error
-    try:
-        config = TrainConfig.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
-        raise InputError(f"{path}: {place}: {first['msg']}; see Recipe and BoldRecipe for what there is") from error
-    except MedseqError as error:
-        raise InputError(f"{path}: {error}; correct it") from error
+    content = read_yaml(path, "give a training configuration")
+    config = checked(TrainConfig, content or {}, path, "see Recipe and BoldRecipe for what there is")
     if config.recipe.start_from is not None:
         with faults_named(path, str):
             load_prior(config.recipe.start_from)  # a wrong one is told before anything is written
     if config.stills is not None:
         config.stills = (path.parent / config.stills).resolve()
     return config
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

@@ -11,6 +11,7 @@ with JSON sidecars as everywhere in BIDS.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from medseq.errors import InputError, MedseqWarning
 from medseq.io import NIFTI_ENDINGS, is_raw, load_kspace
 from medseq.io.bids_names import BidsName, parse_name
 from medseq.io.bids_sidecar import Sidecar, phase_in_radians, read_json, read_sidecar, timed
+from medseq.io.faults import reason
 from medseq.io.nifti import load_nifti
 
 DESCRIPTION = "dataset_description.json"
@@ -117,8 +119,8 @@ def _ignored(dataset: Path) -> GitIgnoreSpec:
     try:
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         return GitIgnoreSpec.from_lines(line for line in lines if set(line.strip().split("/")) - _WILD != {"heart"})
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as rules of file names ({error}); correct the file") from error
+    except (OSError, ValueError, re.error) as error:  # rules become regular expressions
+        raise InputError(f"{path}: not readable as rules of file names ({reason(error)}); correct it") from error
 
 
 def _series(dataset: Path) -> Iterator[tuple[BidsName, Path]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,8 @@ import torch
 
 from medseq.clip import KSpace
 from medseq.errors import InputError
-from medseq.io.hdf5 import DEFLATE_LIMIT, check_stored_size, open_hdf5, write_hdf5
+from medseq.io.hdf5 import check_stored_size, open_hdf5, read_array, write_hdf5
+from medseq.io.hdf5_trial import DEFLATE_LIMIT
 from medseq.io.matlab_child import NOT_COMPLEX
 from medseq.io.raw_array import array_of, kspace_of, measured, noted
 from medseq.io.raw_checks import check_memory, raw_faults_named
@@ -29,7 +31,9 @@ _NAMES = ("kspace", "kus")
 _SINGLE = "kspace_single"
 _NOTE = "medseq"
 _PROGRAM = Path(__file__).with_name("matlab_child.py")
-_SECONDS = 600  # files before version 7.3 hold no array of more than 2 GiB
+# To read a file before version 7.3: some for the program, and several times what sound files need for each byte.
+_SECONDS, _BYTES_A_SECOND = 30.0, 4e6
+_MEMORY = 2 << 30
 _MATLAB_HEADER = b"MATLAB 7.3 MAT-file, Platform: medseq, HDF5 schema 1.00 ."
 
 
@@ -87,28 +91,34 @@ def _read_hdf5(path: Path) -> tuple[str, np.ndarray, str | None]:
         check_stored_size(stored, path)
         samples = np.empty(stored.shape, np.complex64)
         samples.real, samples.imag = stored.fields("real")[...], stored.fields("imag")[...]
-        note = file[_NOTE][...].astype(np.uint16).tobytes().decode("utf-16-le") if _NOTE in file else None
+        note = read_array(file[_NOTE], path).astype(np.uint16).tobytes().decode("utf-16-le") if _NOTE in file else None
         return name, samples, note
 
 
 def _read_matlab(path: Path) -> tuple[str, np.ndarray, None]:
     """(name, samples (frames, slices, coils, Y, X), None) of a file before version 7.3."""
-    shapes = {name: tuple(shape) for name, shape in json.loads(_from_child(path)).items()}
+    shapes = {name: tuple(shape) for name, shape in json.loads(_from_child(path, _MEMORY)).items()}
     name = _chosen(list(shapes), path)
     _check_shape(name, shapes[name], path)
     if math.prod(shapes[name]) > DEFLATE_LIMIT * path.stat().st_size:
         raise InputError(f"{path}: damaged, as {shapes[name]} cannot be in so small a file; get a fresh copy")
-    samples = np.frombuffer(bytearray(_from_child(path, name)), "<c8")  # torch wants memory that can be written to
+    memory = _MEMORY + 64 * math.prod(shapes[name])  # four times, as pairs of doubles
+    samples = np.frombuffer(
+        bytearray(_from_child(path, memory, name)), "<c8"
+    )  # torch wants memory that can be written to
     return name, samples.reshape(shapes[name][::-1]), None
 
 
-def _from_child(path: Path, *name: str) -> bytes:
-    """What `matlab_child.py` writes. Raises InputError when it fails or takes too long."""
-    words = [sys.executable, "-P", str(_PROGRAM), str(path.absolute()), *name]
+def _from_child(path: Path, memory: int, *name: str) -> bytes:
+    """What `matlab_child.py` writes. Raises InputError when it fails, takes too long or too much memory."""
+    words = [sys.executable, "-P", str(_PROGRAM), str(memory), str(path.absolute()), *name]
+    seconds = _SECONDS + path.stat().st_size / _BYTES_A_SECOND
+    # One thread a library, as the stacks of more would count against its memory.
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     try:
-        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS)
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, env=environment)
     except subprocess.TimeoutExpired as error:
-        raise InputError(f"{path}: takes more than {_SECONDS} s to read; save it anew with MATLAB's -v7.3") from error
+        raise InputError(f"{path}: takes more than {seconds:.0f} s to read; save it anew with -v7.3") from error
     if done.returncode == NOT_COMPLEX:
         raise InputError(f"{path}: `{name[0]}` is not complex; save the k-space itself")
     if done.returncode:

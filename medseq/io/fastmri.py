@@ -16,10 +16,10 @@ from torch import Tensor
 
 from medseq.clip import KSpace
 from medseq.errors import InputError, MedseqWarning
-from medseq.io.hdf5 import check_stored_size, open_hdf5, write_hdf5
+from medseq.io.hdf5 import open_hdf5, read_array, write_hdf5
 from medseq.io.ismrmrd_library import xsd
 from medseq.io.raw_array import array_of, kspace_of, measured, noted
-from medseq.io.raw_checks import check_memory, raw_faults_named
+from medseq.io.raw_checks import check_grid, check_memory, raw_faults_named
 from medseq.io.raw_header import header_of
 from medseq.io.raw_samples import centred, cut_field_of_view
 
@@ -27,11 +27,16 @@ _SAMPLES, _HEADER, _MASK, _NOTE = "kspace", "ismrmrd_header", "mask", "medseq"
 
 
 def is_fastmri(path: Path) -> bool:
-    """Whether an HDF5 file holds an array `kspace`; False, too, for what is no HDF5 file, or none that may be read."""
+    """Whether an HDF5 file holds an array `kspace`; False, too, for what is no HDF5 file at all.
+
+    Raises InputError for a hostile one (see `medseq.io.hdf5.open_hdf5`).
+    """
     try:
         with open_hdf5(path) as file:
-            return isinstance(file.get(_SAMPLES), h5py.Dataset)
-    except (OSError, RuntimeError, KeyError, ValueError):
+            return file.get(_SAMPLES, getclass=True) is h5py.Dataset
+    except InputError:
+        raise
+    except Exception:  # noqa: BLE001 - missing or broken: how, whoever reads it will say
         return False
 
 
@@ -52,8 +57,8 @@ def load_fastmri(path: str | Path) -> KSpace:
         keep = measured(data).any(dim=-1, keepdim=True)
         if _MASK in file:
             keep &= _mask(file[_MASK], data.shape[3], path)
-        data, voxel = _reconstruction_space(data, _encoding(file), path)
-        note = file[_NOTE][()].decode() if _NOTE in file else None
+        data, voxel = _reconstruction_space(data, _encoding(file, path), path)
+        note = read_array(file[_NOTE], path).decode() if _NOTE in file else None
         return kspace_of(path, data * keep, keep, note, voxel)
 
 
@@ -92,9 +97,8 @@ def _samples(file: h5py.File, path: Path) -> Tensor:
             "it must be complex of (slices, coils, readout, phase encoding)"
         )
     shape = stored.shape if stored.ndim == 4 else (stored.shape[0], 1, *stored.shape[1:])
-    check_stored_size(stored, path)
     check_memory(shape)
-    samples = stored[...].astype(np.complex64, copy=False).reshape(shape)
+    samples = read_array(stored, path).astype(np.complex64, copy=False).reshape(shape)
     return torch.from_numpy(samples).unsqueeze(2).transpose(-1, -2).contiguous()
 
 
@@ -104,11 +108,11 @@ def _mask(stored: h5py.Dataset, lines: int, path: Path) -> Tensor:
     return torch.from_numpy(stored[...].astype(bool)).reshape(1, 1, 1, lines, 1)
 
 
-def _encoding(file: h5py.File) -> xsd.encodingType | None:
+def _encoding(file: h5py.File, path: Path) -> xsd.encodingType | None:
     """The first encoding of the header; None without a header."""
     if _HEADER not in file:
         return None
-    header = xsd.CreateFromDocument(file[_HEADER][()])
+    header = xsd.CreateFromDocument(read_array(file[_HEADER], path))
     return header.encoding[0]
 
 
@@ -135,6 +139,7 @@ def _reconstruction_space(
     cropped = max(1, round(samples * recon.x / encoded.x))
     if cropped != samples:
         rows = cut_field_of_view(rows, cropped)
+    check_grid((*rows.shape[:-1], wanted.matrixSize.x), data.numel(), path)
     rows = centred(rows, wanted.matrixSize.x)
     width_mm = cropped * encoded.x / samples
     return torch.from_numpy(rows), (width_mm / rows.shape[-1], encoded.y / lines, recon.z)

@@ -22,7 +22,9 @@ def faults_named(path: str | Path, broken: Callable[[Exception], str]) -> Iterat
         check_is_file(path)
         yield
     except InputError as error:
-        raise error if str(path) in str(error) else InputError(f"{path}: {error}") from error
+        text = str(error)
+        told = plain(text) if str(path) in text else f"{path}: {plain(text)}"
+        raise error if told == text else InputError(told) from error
     except (MedseqError, MemoryError):
         raise
     except FileNotFoundError as error:
@@ -64,4 +66,9 @@ def check_fits_memory(path: str | Path, needed: int) -> None:
 
 def reason(error: Exception) -> str:
     """What a library says of a fault, short and in one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return " ".join(plain(str(error)).split())[:200] or type(error).__name__
+
+
+def plain(text: str) -> str:
+    """Text that may quote a file, without what ends a line or drives a terminal."""
+    return "".join(each if each.isprintable() else " " for each in text)

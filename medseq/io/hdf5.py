@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 
 from medseq.errors import InputError
 from medseq.io.files import atomic_write
+from medseq.io.hdf5_trial import DEFLATE_LIMIT, check_readable
 
-# No compression that HDF5 files use gets further (RFC 1951).
-DEFLATE_LIMIT = 1032
 _BLOCK = 16 << 20  # bytes by which a file in memory grows
 _MOST_OBJECTS = 10_000  # raw data have a handful
 # Filters with larger numbers are programs that HDF5 looks for on the disk, but for h5py's own LZF.
@@ -25,9 +25,10 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
 
     HDF5 follows what a file says: links into other files, arrays whose values are bytes of any file (external storage)
     or parts of other files (virtual), filters that are loaded as programs. All four are looked for before anything is
-    read, without following them. Raises InputError where one is, and for more objects than raw data have; what h5py
-    raises on a broken file passes through.
+    read, without following them. Raises InputError where one is, for more objects than raw data have, and for a file
+    that ends or outruns the child which reads it for a trial; what else h5py raises on a broken file passes through.
     """
+    check_readable(path)
     with h5py.File(path, "r") as file:
         links: list[tuple[str, object]] = []
 
@@ -57,6 +58,12 @@ def _check_dataset(dataset: h5py.Dataset, path: Path) -> None:
 
 def _elsewhere(path: Path, what: str) -> InputError:
     return InputError(f"{path}: {what}, which medseq does not follow; copy everything into one file with h5repack")
+
+
+def read_array(dataset: h5py.Dataset, path: Path) -> Any:
+    """All values of an array. Raises InputError for one that cannot be in so small a file."""
+    check_stored_size(dataset, path)
+    return dataset[()]
 
 
 def check_stored_size(dataset: h5py.Dataset, path: Path) -> None:

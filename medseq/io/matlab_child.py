@@ -3,8 +3,9 @@
 SciPy's reader ends its process (segmentation fault) on about one in a hundred damaged files, so that
 `medseq.io.cmrxrecon` runs this file, and not the module: nothing of medseq or torch is imported.
 
-Called with a path: writes the dimensions of every variable by its name, as JSON. With a path and a name: writes that
-variable as complex64, the first dimension fastest, and exits with NOT_COMPLEX where it is not complex.
+Called with the bytes of memory it may take and a path: writes the dimensions of every variable by its name, as JSON.
+With a name as well: writes that variable as complex64, the first dimension fastest, and exits with NOT_COMPLEX where it
+is not complex.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import warnings
 NOT_COMPLEX = 3
 
 
-def main(path: str, name: str | None = None) -> int:
+def main(memory: str, path: str, name: str | None = None) -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (int(memory), int(memory)))
     warnings.simplefilter("ignore")
     import numpy as np
     import scipy.io

@@ -243,6 +243,6 @@ def _own_timing(header: Nifti1Header, times: np.ndarray, path: Path) -> tuple[np
         noted = np.array(content.get("times", times), dtype=np.float64)
         period = content.get("period")
         checked = Clip(torch.zeros(1, 1, len(times), 1, 1), times=noted, period=cast("float | None", period))
-    except (InputError, ValueError, TypeError, KeyError, AttributeError):
+    except (InputError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError):
         return times, None, [f"{path}: the timing that medseq noted in the header no longer fits; it is left aside"]
     return checked.times, checked.period, []

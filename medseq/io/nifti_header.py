@@ -183,7 +183,7 @@ def _sidecar_interval(path: Path) -> tuple[float | None, list[str]]:
     try:
         content = json.loads(sidecar.read_text(encoding="utf-8"))
         interval = float(content["RepetitionTime"]) if "RepetitionTime" in content else None
-    except (OSError, ValueError, TypeError, RecursionError):
+    except (OSError, ValueError, TypeError, ArithmeticError, RecursionError):
         return None, [f"{sidecar}: not readable as a BIDS sidecar; it is left aside"]
     return (interval, []) if interval is None or interval > 0 else (None, [f"{sidecar}: impossible RepetitionTime"])
 

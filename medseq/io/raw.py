@@ -18,7 +18,7 @@ from torch import Tensor
 
 from medseq.clip import KSpace
 from medseq.errors import InputError, MedseqWarning
-from medseq.io.hdf5 import check_stored_size, open_hdf5, write_hdf5
+from medseq.io.hdf5 import check_stored_size, open_hdf5, read_array, write_hdf5
 from medseq.io.ismrmrd_library import ismrmrd
 from medseq.io.raw_checks import check_values, raw_faults_named, whole_lines
 from medseq.io.raw_epi import check_echo_trains, is_epi
@@ -58,8 +58,8 @@ def load_ismrmrd(path: str | Path) -> KSpace:
         container = ismrmrd.file.Container(group)
         acquisitions = container.acquisitions
         scan = Scan(path, container.header, _heads(acquisitions.data, path))
-        times = group[_TIMES][:] if _TIMES in group else None
-        covariance = group[_COVARIANCE][:] if _COVARIANCE in group else None
+        times = read_array(group[_TIMES], path) if _TIMES in group else None
+        covariance = read_array(group[_COVARIANCE], path) if _COVARIANCE in group else None
         return read_scan(acquisitions, scan, times, covariance)
 
 
@@ -134,19 +134,25 @@ def _fill(file: h5py.File, kspace: KSpace, measured: np.ndarray) -> None:
 
 def _group(file: h5py.File, path: Path) -> h5py.Group:
     """The HDF5 group with the raw data: `dataset`, or the only one there is."""
-    groups = {name: group for name, group in file.items() if "xml" in group and "data" in group}
+    found = {name: each for name, each in file.items() if isinstance(each, h5py.Group)}
+    groups = {name: group for name, group in found.items() if "xml" in group and "data" in group}
     if _GROUP in groups:
         return groups[_GROUP]
     if len(groups) == 1:
         return next(iter(groups.values()))
-    found = f"several groups with raw data ({', '.join(groups)})" if groups else "no XML header with readouts"
-    raise InputError(f"{path}: {found}; give an ISMRMRD file with one `{_GROUP}`")
+    fault = f"several groups with raw data ({', '.join(groups)})" if groups else "no XML header with readouts"
+    raise InputError(f"{path}: {fault}; give an ISMRMRD file with one `{_GROUP}`")
 
 
 def _heads(readouts: h5py.Dataset, path: Path) -> np.ndarray:
     """The headers of all readouts: they are small, and say where everything goes."""
     check_stored_size(readouts, path)
-    return readouts.fields("head")[:]
+    heads = readouts.fields("head")[:]
+    # Their samples lie in the file uncompressed, one readout's beside the other's.
+    samples = heads["active_channels"].astype(np.int64) * heads["number_of_samples"]
+    if int(samples.sum()) * np.dtype(np.complex64).itemsize > path.stat().st_size:
+        raise InputError(f"{path}: damaged, as {samples.sum()} samples cannot be in so small a file; get a fresh copy")
+    return heads
 
 
 def _noise(scan: Scan, covariance: np.ndarray | None, measured: Tensor | None, count: Tensor) -> float | Tensor | None:

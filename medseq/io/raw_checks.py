@@ -13,6 +13,8 @@ from torch import Tensor
 from medseq.errors import InputError, ResourceError
 from medseq.io.faults import faults_named, machine_memory, reason
 
+_THINNEST = 1000  # samples of the grid for each measured one
+
 
 def raw_faults_named(path: Path, kind: str) -> AbstractContextManager[None]:
     """`faults_named` for raw data. kind: what the file should have been, for the message."""
@@ -27,6 +29,15 @@ def check_values(data: Tensor, path: Path) -> None:
         raise InputError(f"{path}: some samples are not finite; measure or convert the raw data again")
     if not bool(data.any()):
         raise InputError(f"{path}: every sample is zero; there is nothing to reconstruct")
+
+
+def check_grid(shape: Sequence[int], samples: int, path: Path) -> None:
+    """Raise InputError for k-space (B, C, T, Y, X) in which `samples` measured ones are lost.
+
+    A few bytes of a header can ask for a matrix of gigabytes; no acceleration and no interpolation comes near this.
+    """
+    if math.prod(shape) > _THINNEST * samples:
+        raise InputError(f"{path}: {samples} samples for k-space of {tuple(shape)}; correct its counters and matrix")
 
 
 def check_memory(shape: Sequence[int]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medseq.io.raw_checks import check_memory
+from medseq.io.raw_checks import check_grid, check_memory
 from medseq.io.raw_plan import Plan, ReadoutAxis
 from medseq.io.raw_scan import Scan
 from medseq.noise import noise_covariance
@@ -27,6 +27,8 @@ def grid_samples(acquisitions: Any, scan: Scan, plan: Plan) -> tuple[Tensor, Ten
     acquisitions: the file's readouts as the ismrmrd library gives them; slicing it reads them from the disk.
     """
     slices, coils, frames, height, width = plan.shape
+    there = coils * int(scan.lines["number_of_samples"].sum(dtype=np.int64))
+    check_grid((*plan.shape[:4], max(width, plan.axis.encoded)), there, scan.path)
     check_memory(plan.shape)
     data = np.zeros(plan.shape, np.complex64)
     count = np.zeros((slices, 1, frames, height, width), np.int32)

@@ -23,6 +23,7 @@ from torch import Tensor
 from medseq.bold_prior import BoldPrior
 from medseq.calibration import Calibration
 from medseq.errors import InputError
+from medseq.io.faults import reason
 from medseq.io.files import atomic_write
 from medseq.mismatch import Expectation
 from medseq.network import VideoUNet
@@ -84,8 +85,8 @@ def read_card(path: Path) -> Card:
         return found
     except FileNotFoundError:
         raise InputError(f"{beside}: the card of the prior is missing; keep it beside the weights") from None
-    except (KeyError, TypeError, ValueError, OverflowError, RecursionError, OSError) as error:
-        raise InputError(f"{beside}: not the card of a prior ({error}); fetch weights and card anew") from error
+    except (AttributeError, ArithmeticError, KeyError, RecursionError, TypeError, ValueError, OSError) as error:
+        raise InputError(f"{beside}: not the card of a prior ({reason(error)}); fetch weights and card anew") from error
 
 
 def _check_sizes(card: Card) -> None:
@@ -167,8 +168,8 @@ def _read_trust(path: Path, weights: str) -> Trust:
             for name, one in table["expected"].items()
         }
         fitted_for = str(table["weights"])
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError, OSError) as error:
-        raise InputError(f"{beside}: not a trust table ({error}); fetch it anew or remove it") from error
+    except (AttributeError, ArithmeticError, KeyError, RecursionError, TypeError, ValueError, OSError) as error:
+        raise InputError(f"{beside}: not a trust table ({reason(error)}); fetch it anew or remove it") from error
     if fitted_for != weights:
         raise InputError(f"{beside}: was fitted to other weights; run pipelines/calibrate.py anew or remove it")
     return Trust(std, expected, hashlib.sha256(data).hexdigest())

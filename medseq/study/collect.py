@@ -72,13 +72,14 @@ def _result(folder: Path, unit: Unit, standing: Standing) -> _Result:
     images = [path for path in relative if path.endswith((".nii.gz", ".nii"))]
     main = min(images, key=len) if images and unit.format != "dicom" else f"../{unit.output}/"
     runs = [path for path in files if path.name.endswith("run.json")]
-    return _Result(unit, standing, main, pages, _read(runs[0]) if runs else {})
+    return _Result(unit, standing, main, pages, read_run(runs[0]) if runs else {})
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def read_run(path: Path) -> Mapping[str, Any]:
+    """The `run.json` of a result; nothing where it makes no sense."""
     try:
         content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -13,15 +13,13 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from medseq.errors import InputError
-from medseq.io.faults import check_is_file
 from medseq.io.files import atomic_write
+from medseq.io.yaml_files import checked, read_yaml
 
 MANIFEST = "study.yaml"
 FETCHED = "fetched"  # what came from an archive, below the study
-_MOST_BYTES = 64 << 20
 # Of the results; "bids": a dataset of derivatives of one run.
 Format = Literal["nifti", "dicom", "bids"]
 # What file systems, shells and web pages all take as it is; no leading dot, so that it hides from nobody.
@@ -198,33 +196,11 @@ class Manifest(_Strict):
         return self
 
 
-class _Loader(yaml.SafeLoader):
-    """Objects, lists, texts and numbers only; an alias is refused where it stands."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError(f"an alias, which medseq does not follow,{self.peek_event().start_mark}")
-        return super().compose_node(parent, index)
-
-
 def load_manifest(folder: Path) -> Manifest:
     """Read and check the manifest of a study. Raises InputError naming the file and the first thing wrong with it."""
     path = folder / MANIFEST
-    check_is_file(path)
-    try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise InputError(f"{path}: over {_MOST_BYTES >> 20} MiB, which no manifest is; split the study")
-        content = yaml.load(path.read_text("utf-8"), _Loader)  # noqa: S506 (a SafeLoader)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; make it with medseq study plan") from None
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: not a readable YAML file ({_one_line(error)}); correct it or plan anew") from error
-    try:
-        return Manifest.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
-        raise InputError(f"{path}: {place}: {first['msg']}; correct it or plan anew") from error
+    content = read_yaml(path, "correct it, or make it with medseq study plan")
+    return checked(Manifest, content, path, "correct it or plan anew")
 
 
 def save_manifest(manifest: Manifest, folder: Path) -> None:
@@ -234,7 +210,3 @@ def save_manifest(manifest: Manifest, folder: Path) -> None:
         plain["task"] = {"command": unit.task.command, **plain["task"]}
     with atomic_write(folder / MANIFEST) as temporary:
         temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120), "utf-8")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
