@@ -232,6 +232,7 @@ def _entries(
             if entry is None:
                 lost[job.unit.name] += 1
                 entry = _lost(future, job, lost[job.unit.name])
+            del future  # with it, its worker forgets the result, which else would keep it from being let go
             longest = max(longest, entry.seconds or 0)
             if entry.state == "failed" and entry.may_pass and entry.attempts < MOST_ATTEMPTS:
                 send(job)  # at the end of the queue, when the machine may be in a better state

@@ -9,7 +9,9 @@ import logging
 import os
 import shlex
 import shutil
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,8 +20,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import dask
-from dask_jobqueue import SLURMCluster
-from dask_jobqueue.slurm import SLURMJob
 from distributed import Client
 from distributed.core import Status
 from distributed.security import Security
@@ -27,6 +27,13 @@ from distributed.security import Security
 from medseq import terminal
 from medseq.errors import ResourceError, UsageError
 from medseq.study.engine import NO_PAGES, Share, as_we_want_dask
+
+# To import dask-jobqueue changes what Ctrl-C does: the process would end as if all were well.
+_on_interrupt = signal.getsignal(signal.SIGINT)
+from dask_jobqueue import SLURMCluster  # noqa: E402
+from dask_jobqueue.slurm import SLURMJob  # noqa: E402
+
+signal.signal(signal.SIGINT, _on_interrupt)
 
 _OWN_MB = 512  # of the worker itself, beside its unit
 _SPARE = 600  # seconds of a job beyond the longest unit's
@@ -46,8 +53,12 @@ class _Job(SLURMJob):
         try:
             await super().start()
         except (RuntimeError, OSError, ValueError) as error:
-            self.refused = next((line for line in reversed(str(error).splitlines()) if line.strip()), "no reason given")
+            self.refused = _last_line(str(error)).removeprefix("sbatch: error: ")
             self.status = Status.running
+
+    async def close(self) -> None:
+        await super().close()
+        self.status = Status.closed  # which its cluster insists on, and dask-jobqueue forgets
 
 
 class _Cluster(SLURMCluster):
@@ -56,10 +67,10 @@ class _Cluster(SLURMCluster):
 
 @dataclass(frozen=True)
 class _Listed:
-    """A job in SLURM's queue. seconds: until its wall time, None if it has none or has not begun."""
+    """A job in SLURM's queue. seconds: until its wall time, None if it has none. waits: for what, None if it runs."""
 
     seconds: float | None
-    reason: str
+    waits: str | None
 
 
 class Jobs:
@@ -90,11 +101,12 @@ class Jobs:
         self._check(refused, len(jobs), ended, bool(names))
         if ended or refused:
             self._cluster.sync(self._cluster.scale_down, [*ended, *refused])
-        reasons = sorted({listed[job.job_id].reason for job in jobs.values() if job.job_id in listed})
-        if not names and reasons:
-            self._tell(f"waiting for SLURM to start jobs ({', '.join(reasons)})")
-        left = {name: listed[job.job_id].seconds for name, job in jobs.items() if job.job_id in listed}
-        self._withdraw([names[name] for name, seconds in left.items() if name in names and _late(seconds, longest)])
+        known = {name: listed[job.job_id] for name, job in jobs.items() if job.job_id in listed}
+        reasons = {job.waits for job in known.values() if job.waits is not None}
+        if reasons and not names:
+            self._tell(f"waiting for SLURM to start jobs ({', '.join(sorted(reasons))})")
+        late = [name for name, job in known.items() if name in names and _late(job.seconds, longest)]
+        self._withdraw({name: names[name] for name in late})
 
     def _check(self, refused: dict[str, str], count: int, ended: list[str], answered: bool) -> None:
         if refused:
@@ -109,14 +121,16 @@ class Jobs:
                 "do nodes see this Python and the study, and reach this machine (`interface` in jobqueue.yaml)?"
             )
 
-    def _withdraw(self, addresses: list[str]) -> None:
-        """Give these workers no further unit, and let those go that have none."""
-        if not addresses:
+    def _withdraw(self, workers: dict[str, str]) -> None:
+        """Give these workers (name to address) no further unit, and let those go that have none."""
+        if not workers:
             return
-        busy = self.client.processing(addresses)
-        idle = [address for address in addresses if not busy.get(address)]
-        self.client.retire_workers([each for each in addresses if each not in idle], close_workers=False, remove=False)
-        self.client.retire_workers(idle)
+        busy = self.client.processing(list(workers.values()))
+        idle = {name: address for name, address in workers.items() if not busy.get(address)}
+        at_work = [address for name, address in workers.items() if name not in idle]
+        self.client.retire_workers(at_work, close_workers=False, remove=False)
+        self.client.retire_workers(list(idle.values()))
+        self._cluster.sync(self._cluster.scale_down, list(idle))
 
     def _tell(self, message: str) -> None:
         if message != self._told:
@@ -139,6 +153,7 @@ def slurm_jobs(shared: Share, folder: Path, seconds: int) -> Iterator[Jobs]:
     if shlex.quote(str(folder)) != str(folder) or "%" in str(folder):
         raise UsageError(f"{folder}: SLURM wants a path of plain letters and digits; move the study")
     memory_mb = shared.memory_mb + _OWN_MB
+    python = dask.config.get("jobqueue.slurm.python") or shlex.quote(sys.executable)
     with (
         as_we_want_dask(),
         TemporaryDirectory(dir=folder, prefix="slurm-", ignore_cleanup_errors=True) as private,
@@ -153,6 +168,7 @@ def slurm_jobs(shared: Share, folder: Path, seconds: int) -> Iterator[Jobs]:
             job_mem=f"{memory_mb}M",
             walltime=_walltime(seconds),
             nanny=False,
+            python=f"exec {python}",  # SLURM's signals then reach the worker, and not a shell that leaves it behind
             worker_extra_args=[
                 *dask.config.get("jobqueue.slurm.worker-extra-args"),
                 "--no-dashboard",
@@ -198,13 +214,15 @@ def _security(folder: Path) -> Security:
 
 def _queue() -> dict[str, _Listed] | None:
     """This user's jobs by number; None when SLURM does not say."""
-    words = ["squeue", "--me", "--noheader", "--format=%A|%L|%r"]
+    words = ["squeue", "--me", "--noheader", "--format=%A|%L|%T|%r"]
     try:
         told = subprocess.run(words, capture_output=True, text=True, timeout=_LOOK * 4, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    lines = [line.split("|", 2) for line in told.splitlines() if line.count("|") >= 2]
-    return {number: _Listed(_seconds(left), reason) for number, left, reason in lines}
+    lines = [line.split("|", 3) for line in told.splitlines() if line.count("|") >= 3]
+    return {
+        number: _Listed(_seconds(left), reason if state == "PENDING" else None) for number, left, state, reason in lines
+    }
 
 
 def _seconds(left: str) -> float | None:
@@ -225,5 +243,8 @@ def _late(seconds: float | None, longest: float) -> bool:
 def _last_words(folder: Path) -> str:
     """The last line that a job has said of why it ended."""
     logs = sorted(folder.glob("*.err"), key=lambda log: log.stat().st_mtime)
-    lines = [line.strip() for log in logs for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "without a word"
+    return _last_line("\n".join(log.read_text(errors="replace") for log in logs))
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip()[:300] for line in reversed(text.splitlines()) if line.strip()), "without a word")
