@@ -6,8 +6,6 @@ import re
 import sys
 from pathlib import Path
 
-import pytest
-
 from medseq.study.ledger import Entry
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "pipelines"))
