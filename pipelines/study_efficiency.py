@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from statistics import mean
 
-from medseq.errors import MedseqError, ResourceError
+from medseq.errors import MedseqError, ResourceError, UsageError
 from medseq.jobs import simulate_file
 from medseq.study.engine import LOCAL
 from medseq.study.ledger import Entry, entry_path, read_entry
@@ -56,6 +56,8 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     asked = parser.parse_args()
     try:
+        if asked.output.exists():
+            raise UsageError(f"{asked.output}: exists; name a new folder (-o)")
         source = asked.output / "source"
         source.mkdir(parents=True)
         phantom = {"frames": asked.frames, "size": (asked.size, asked.size), "slices": 1}

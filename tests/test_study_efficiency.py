@@ -30,4 +30,4 @@ def test_the_same_units_are_done_by_one_worker_and_by_two(tmp_path, monkeypatch,
     assert re.search(r"^1 at a time: .* at work for 1\.\d+ of it$", told.out, re.M), "the only unit is all of the time"
     assert re.search(r"^2 at a time: .* at work for 0\.5\d* of it$", told.out, re.M)
     assert float(told.out.split()[-1]) > 0 and "less than 20 s" in told.err
-    assert study_efficiency.main() == 5 and "exists" in capsys.readouterr().err
+    assert study_efficiency.main() == 2 and "exists" in capsys.readouterr().err
