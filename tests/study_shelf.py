@@ -39,6 +39,8 @@ if what == "hang":
     open(os.path.join(root, "pid"), "w").write("%d %d" % (os.getpid(), os.getppid()))
     os.rename(os.path.join(root, "pid"), os.path.join(root, "hangs"))
     wait_for("go")
+if what == "slow":
+    time.sleep(float(value))
 if what == "eat":
     held = [bytearray(b"x" * (1 << 20)) for _ in range(int(value))]
     wait_for("go")

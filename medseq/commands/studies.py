@@ -108,7 +108,9 @@ def plan(
 
 @study.command(
     help_epilogue=examples(
-        "study run night", "study run night --workers 4 --memory 8000", "study run night --engine tcp://node1:8786"
+        "study run night",
+        "study run night --workers 4 --memory 8000",
+        "study run night --engine slurm --workers 20",
     )
 )
 def run(
@@ -116,9 +118,11 @@ def run(
     /,
     *,
     engine: Annotated[
-        str, Parameter(help="local, or tcp://host:port of a running Dask scheduler (tls:// too).")
+        str, Parameter(help="local, slurm, or tcp://host:port of a running Dask scheduler (tls:// too).")
     ] = "local",
-    workers: Annotated[Count | None, Parameter(help="Units at a time [default: by GPUs, or cores and memory].")] = None,
+    workers: Annotated[
+        Count | None, Parameter(help="Units at a time, or jobs of SLURM [default: by GPUs, or cores and memory].")
+    ] = None,
     threads: Annotated[Count | None, Parameter(help="Threads of a unit [default: its share of the cores].")] = None,
     memory: Annotated[Count | None, Parameter(help="MiB that a unit may take [default: its share].")] = None,
     timeout: Annotated[

@@ -1,4 +1,4 @@
-"""Where units run: on this machine, or on a Dask cluster that runs already."""
+"""Where units run: on this machine, or on a Dask cluster; `slurm` has one that SLURM starts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
@@ -18,9 +19,10 @@ from distributed.utils import silence_logging_cmgr
 
 from medseq.errors import ResourceError, UsageError
 
-LOCAL = "local"
+LOCAL, SLURM = "local", "slurm"
 _SECONDS = 30  # to find a scheduler
-_NO_PAGES = "127.0.0.1:0"
+_LEAST_MB = 2000  # of a job that is told nothing: estimates are rough
+NO_PAGES = "127.0.0.1:0"
 # A unit has its own ways of being tried again, by which a lost worker counts once; so has Dask, without telling us.
 _CONFIG: dict[str, object] = {
     "distributed.scheduler.allowed-failures": 0,
@@ -45,9 +47,12 @@ class Share:
 
 
 def check_engine(engine: str) -> None:
-    """Raise UsageError for what is no engine, before anything is done."""
-    if engine != LOCAL and not (engine.startswith(("tcp://", "tls://")) and _has_port(engine)):
-        raise UsageError(f"engine {engine!r} is none of local, tcp://host:port and tls://host:port")
+    """Raise UsageError for what is no engine, or is not installed, before anything is done."""
+    if engine == SLURM:
+        if None in map(find_spec, ("dask_jobqueue", "cryptography")):
+            raise UsageError("engine slurm needs dask-jobqueue and cryptography; pip install medseq[slurm]")
+    elif engine != LOCAL and not (engine.startswith(("tcp://", "tls://")) and _has_port(engine)):
+        raise UsageError(f"engine {engine!r} is none of local, slurm, tcp://host:port and tls://host:port")
 
 
 def _has_port(address: str) -> bool:
@@ -82,13 +87,19 @@ def _gpus() -> list[str]:
 
 
 @contextmanager
+def as_we_want_dask() -> Iterator[None]:
+    """Dask's settings for a run; what it has to say of an interrupted one is no news to whoever interrupted it."""
+    with dask.config.set(_CONFIG), silence_logging_cmgr(logging.CRITICAL):
+        yield
+
+
+@contextmanager
 def connected(engine: str, workers: int = 1) -> Iterator[Client]:
     """A client of the engine. workers: of this machine; a cluster has its own.
 
     Raises ResourceError when no cluster answers.
     """
-    # What Dask has to say of an interrupted run is no news to whoever interrupted it.
-    with dask.config.set(_CONFIG), silence_logging_cmgr(logging.CRITICAL):
+    with as_we_want_dask():
         if engine == LOCAL:
             with _local_cluster(workers) as cluster, Client(cluster) as client:
                 yield client
@@ -116,8 +127,8 @@ def _local_cluster(workers: int) -> Iterator[LocalCluster]:
             n_workers=workers,
             threads_per_worker=1,
             processes=False,
-            dashboard_address=_NO_PAGES,
-            worker_dashboard_address=_NO_PAGES,
+            dashboard_address=NO_PAGES,
+            worker_dashboard_address=NO_PAGES,
             scheduler_kwargs={"dashboard": False},
             memory_limit=0,
             silence_logs=logging.CRITICAL,
@@ -125,6 +136,11 @@ def _local_cluster(workers: int) -> Iterator[LocalCluster]:
         ) as cluster,
     ):
         yield cluster
+
+
+def job_share(units: int, largest_mb: int, *, workers: int, threads: int | None, memory_mb: int | None) -> Share:
+    """What each job of SLURM asks for: one thread and twice the memory of the largest estimate, if nothing is given."""
+    return Share(min(workers, units), threads or 1, memory_mb or max(_LEAST_MB, 2 * largest_mb))
 
 
 def cluster_share(client: Client, *, threads: int | None, memory_mb: int | None) -> Share:

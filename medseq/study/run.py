@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ from medseq.errors import InputError, ResourceError, UsageError
 from medseq.io.weights import BOLD, weights_path
 from medseq.provenance import sha256
 from medseq.study.child import Limits
-from medseq.study.engine import LOCAL, Share, check_engine, cluster_share, connected, share
+from medseq.study.engine import LOCAL, SLURM, Share, check_engine, cluster_share, connected, job_share, share
 from medseq.study.ledger import (
     MOST_ATTEMPTS,
     Content,
@@ -33,6 +34,7 @@ from medseq.study.ledger import (
 from medseq.study.manifest import FETCHED, Denoise, Manifest, Unit, load_manifest
 from medseq.study.unit import Job, lease_of, perform
 
+_PAUSE = 0.2  # seconds between two looks whether a unit has ended
 _LEAST_SECONDS, _LATE = 3600, 20  # a unit may take an hour, or this many times what was estimated
 
 
@@ -86,6 +88,8 @@ def run_study(folder: Path, settings: Settings = Settings(), tell: Callable[[str
     impossible engine or archive, ResourceError when another run works on the study or no worker is there.
     """
     check_engine(settings.engine)
+    if settings.engine == SLURM and settings.workers is None:
+        raise UsageError("engine slurm: say how many jobs SLURM shall run at a time (--workers)")
     manifest = load_manifest(folder)
     _check_archive(manifest, settings)
     models = _models(manifest.units)
@@ -205,18 +209,30 @@ def _sent_out(jobs: Sequence[Job], settings: Settings) -> Generator[Entry]:
     """Send jobs to the engine, the longest first, and yield the last word on each as it comes."""
     jobs = sorted(jobs, key=lambda job: -job.unit.estimate.seconds)
     asked = {"threads": settings.threads, "memory_mb": settings.memory_mb}
+    largest = max(job.unit.estimate.memory_mb for job in jobs)
     if settings.engine == LOCAL:
-        largest = max(job.unit.estimate.memory_mb for job in jobs)
         shared = share(len(jobs), largest, workers=settings.workers, **asked)
         with connected(settings.engine, shared.workers) as client:
             yield from _entries(client, jobs, shared)
+    elif settings.engine == SLURM:
+        from medseq.study.slurm import slurm_jobs  # of an extra
+
+        shared = job_share(len(jobs), largest, workers=settings.workers or 1, **asked)
+        with slurm_jobs(shared, jobs[0].lease.parent, max(job.limits.seconds for job in jobs)) as started:
+            yield from _entries(started.client, jobs, shared, started.look)
     else:
         with connected(settings.engine) as client:
             yield from _entries(client, jobs, cluster_share(client, **asked))
 
 
-def _entries(client: Client, jobs: Sequence[Job], shared: Share) -> Iterator[Entry]:
-    """Every job until it is done or has failed for good."""
+def _entries(
+    client: Client, jobs: Sequence[Job], shared: Share, look: Callable[[float], None] | None = None
+) -> Iterator[Entry]:
+    """Every job until it is done or has failed for good.
+
+    look: called again and again, with the seconds that a unit may be expected to take at most.
+    """
+    longest: float = max(job.unit.estimate.seconds for job in jobs)
     queue, sent = as_completed(), dict[str, Job]()
     lost = dict.fromkeys((job.unit.name for job in jobs), 0)
 
@@ -228,12 +244,20 @@ def _entries(client: Client, jobs: Sequence[Job], shared: Share) -> Iterator[Ent
     try:
         for job in jobs:
             send(job)
-        for future in queue:
+        while not queue.is_empty():
+            if look is not None:
+                look(longest)
+                if not queue.has_ready():
+                    time.sleep(_PAUSE)
+                    continue
+            future = next(queue)
             job = sent.pop(str(future.key))
             entry = _outcome(future, job)
             if entry is None:
                 lost[job.unit.name] += 1
                 entry = _lost(future, job, lost[job.unit.name])
+            del future  # with it, its worker forgets the result, which else would keep it from being let go
+            longest = max(longest, entry.seconds or 0)
             if entry.state == "failed" and entry.may_pass and entry.attempts < MOST_ATTEMPTS:
                 send(job)  # at the end of the queue, when the machine may be in a better state
             else:
