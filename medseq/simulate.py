@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medseq.clip import Clip, KSpace, series_scale
+from medseq.clip import Clip, KSpace, Trajectory, series_scale
 from medseq.errors import UsageError
 from medseq.noise import unit_noise
+from medseq.nonuniform import NonUniform
 from medseq.operators import Coils, Fourier, Mask
 from medseq.patterns import equispaced, variable_density
 from medseq.phantoms.bold import Bold, bold_series
@@ -118,12 +119,14 @@ def acquire(
     centre: int = 8,
     noise: float = 0.01,
     keep: Tensor | None = None,
+    trajectory: Trajectory | None = None,
     seed: int = 0,
 ) -> KSpace:
     """The undersampled multi-coil k-space of an image series, without its maps (they are estimated, as on a scanner).
 
     coils: how many simulated coils, or maps (B or 1, C, 1, Y, X). acceleration, centre: of the variable-density k-t
-    mask, or give `keep` (bool, broadcastable). noise: std of each real channel as a share of the series' scale.
+    mask, or give `keep` (bool, broadcastable), or a `trajectory`, all of whose samples are measured. noise: std of each
+    real channel as a share of the series' scale.
 
     Raises UsageError for impossible values.
     """
@@ -134,13 +137,16 @@ def acquire(
     size = (clip.data.shape[-2], clip.data.shape[-1])
     maps = coil_maps(coils, size, seed) if isinstance(coils, int) else coils
     images = clip.data.to(torch.complex64)
-    if keep is None:
+    if trajectory is not None:
+        keep = torch.ones(1, 1, 1, 1, 1, dtype=torch.bool)
+    elif keep is None:
         keep = variable_density(clip.frames, size[0], acceleration, centre, seed)
     sigma = noise * float(series_scale(images.mean(2)))
-    full = (Fourier() @ Coils(maps))(images)
+    full = ((Fourier() if trajectory is None else NonUniform(trajectory)) @ Coils(maps))(images)
     g = torch.Generator().manual_seed(seed)
     data = Mask(keep)(full + sigma * unit_noise(full, g))
-    return KSpace(data, keep, noise=sigma, affine=clip.affine, times=clip.times, period=clip.period)
+    kspace = KSpace(data, keep, noise=sigma, affine=clip.affine, times=clip.times, period=clip.period)
+    return replace(kspace, trajectory=trajectory)
 
 
 def head_coil_maps(clip: Clip, coils: int, seed: int = 0) -> Tensor:

@@ -139,10 +139,7 @@ def _described(blank: Series, series: Clip | KSpace, problems: list[str]) -> Ser
         duration=round(float(np.sum(steps)), 6) if len(steps) else None,
         period=series.period,
         coils=series.coils if isinstance(series, KSpace) else None,
-        acceleration=_acceleration(series) if isinstance(series, KSpace) else None,
+        acceleration=round(series.acceleration, 2) if isinstance(series, KSpace) else None,
         problems=problems,
     )
 
-
-def _acceleration(series: KSpace) -> float:
-    return round(1 / float(series.keep.float().mean()), 2)

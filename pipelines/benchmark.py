@@ -29,6 +29,7 @@ from benchmark_cases import (
     human_cine,
     hyperpolarized_case,
     on_new_lines,
+    radial_case,
     rat_cine,
     scores,
     still_case,
@@ -167,6 +168,18 @@ def one_frame(data: Path, prior: str | None) -> Iterator[Problem]:
         yield reconstruction("one frame", still_case(data, 4, seed), prior)
 
 
+def radial(data: Path, prior: str | None) -> Iterator[Problem]:
+    """Every method with the same operator; where nothing is gridded there is no zero-filled image."""
+    for subject, spokes in (("human", 16), ("rat", 16), ("human", 24), ("human", 10)):
+        case = radial_case(data, subject, spokes, 0)
+        problem = reconstruction("radial", case, prior)
+        yield replace(problem, rivals=partial(_without_zeros, case))
+
+
+def _without_zeros(case: Case) -> list[Method]:
+    return [method for method in reconstructions(case.kspace) if method.name != "zero-filled"]
+
+
 def denoising(data: Path, prior: str | None) -> Iterator[Problem]:
     """3, 5 and 10 % of the largest value as noise, complex and in magnitudes (Rician); the level is known to nobody."""
     for subject, magnitude in (("human", human_cine(data)), ("rat", rat_cine(data))):
@@ -224,6 +237,7 @@ TABLES = {
     "other subjects": other_subjects,
     "new lines": new_lines,
     "one frame": one_frame,
+    "radial": radial,
     "denoising": denoising,
     "interpolation": interpolation,
 }
