@@ -84,7 +84,8 @@ def estimate_noise(kspace: KSpace) -> Tensor:
 
     The signal falls fastest towards the corners of k-space, so the outermost 2 % of the measured samples, ordered by
     the product of their distances from the two axes, are taken as noise; the median absolute value forgives what
-    signal is left (Donoho 1994). Along a trajectory it is the distance from the centre. Samples that are exactly zero (padding that counts as measured) are left out.
+    signal is left (Donoho 1994). Along a trajectory it is the distance from the centre that orders them. Samples that
+    are exactly zero (padding that counts as measured) are left out.
     Without a noise scan this is an upper estimate: signal in the corners adds to it.
 
     Raises InputError when too few samples are left.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cached_property
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -91,7 +90,11 @@ class NonUniform(LinearOp):
         power = power.expand(*power.shape[:2], max(power.shape[2], points.shape[0]), *points.shape[1:3])
         doubled = Trajectory(points, (2 * height, 2 * width))
         # orthonormal on the doubled grid: twice what it is on the image's
-        spread = 2 * _transformed(torch.complex(power, torch.zeros_like(power)), doubled, _TO_IMAGE) / math.sqrt(height * width)
+        spread = (
+            2
+            * _transformed(torch.complex(power, torch.zeros_like(power)), doubled, _TO_IMAGE)
+            / math.sqrt(height * width)
+        )
         # The shift by -Y or -X is never met, and has no opposite to make it Hermitian.
         spread[..., 0, :] = 0
         spread[..., :, 0] = 0
@@ -134,7 +137,9 @@ def balanced(trajectory: Trajectory, keep: Tensor) -> Tensor:
     frames = weights.shape[2]
     some = slice(0, frames, max(1, frames // _SOME_FRAMES))
     A = NonUniform(trajectory.frames(some), weights[:, :, some])
-    x = torch.randn(1, 1, len(range(*some.indices(frames))), *trajectory.size, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(
+        1, 1, len(range(*some.indices(frames))), *trajectory.size, generator=torch.Generator().manual_seed(0)
+    )
     image = x.to(weights.device, torch.complex64)
     norm = torch.ones(1, 1, 1, 1, 1, device=weights.device)
     for _ in range(_POWER_ITERATIONS):
@@ -152,7 +157,7 @@ class _Transform(torch.autograd.Function):
         return _run(data, trajectory, kind)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         other = _TO_IMAGE if ctx.kind == _TO_SAMPLES else _TO_SAMPLES
         return _transformed(gradient, ctx.trajectory, other), None, None
 
@@ -181,22 +186,30 @@ def _run(data: Tensor, trajectory: Trajectory, kind: int) -> Tensor:
 def _planned(data: Tensor, places: Tensor, size: tuple[int, int], kind: int, precision: float) -> Tensor:
     """(n, Y, X) -> (n, M) at `places` (M, 2), or back."""
     y, x = places[:, 0].contiguous(), places[:, 1].contiguous()
-    about: dict[str, Any] = {"n_trans": len(data), "eps": precision, "isign": -1 if kind == _TO_SAMPLES else 1}
+    plan = _library(data.device).Plan(
+        kind, size, len(data), precision, isign=-1 if kind == _TO_SAMPLES else 1, dtype="complex128", **_threads(data)
+    )
     if data.device.type == "cuda":
-        plan = _library("cufinufft").Plan(kind, size, dtype="complex128", **about)
         plan.setpts(y, x)
         return plan.execute(data)
-    plan = _library("finufft").Plan(kind, size, dtype="complex128", nthreads=torch.get_num_threads(), **about)
     plan.setpts(y.numpy(), x.numpy())
     return torch.from_numpy(plan.execute(data.numpy()))
 
 
-def _library(name: str) -> Any:
-    """finufft or cufinufft. Raises ResourceError, with the remedy, where it is not installed."""
+def _threads(data: Tensor) -> dict[str, int]:
+    return {} if data.device.type == "cuda" else {"nthreads": torch.get_num_threads()}
+
+
+def _library(device: torch.device) -> Any:
+    """finufft on a CPU, cufinufft on a GPU. Raises ResourceError, with the remedy, where it is not installed."""
     try:
-        return import_module(name)
+        if device.type == "cuda":
+            import cufinufft as library
+        else:
+            import finufft as library
     except ImportError:
-        remedy = (
-            "install medseq[nonuniform]" if name == "finufft" else "install it (pip install cufinufft) or use the CPU"
-        )
-        raise ResourceError(f"radial and spiral k-space needs {name}, which is not here; {remedy}") from None
+        name, remedy = "finufft", "pip install medseq[nonuniform]"
+        if device.type == "cuda":
+            name, remedy = "cufinufft", "pip install cufinufft, or use --device cpu"
+        raise ResourceError(f"radial and spiral k-space needs {name}, which is not installed: {remedy}") from None
+    return library

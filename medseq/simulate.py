@@ -19,8 +19,10 @@ from medseq.phantoms.bold import Bold, bold_series
 from medseq.phantoms.cine import beating_heart
 from medseq.phantoms.epi import head_coil
 from medseq.phantoms.volumes import Lattice
+from medseq.trajectories import golden_radial, golden_spiral
 
 _CALIBRATION = 24  # lines of a calibration scan
+SPOKES = 16  # of a frame, about 10 times fewer than its voxels ask for
 
 
 def scanner_affine(size: tuple[int, int], slices: int, spacing: tuple[float, float, float]) -> np.ndarray:
@@ -147,6 +149,12 @@ def acquire(
     data = Mask(keep)(full + sigma * unit_noise(full, g))
     kspace = KSpace(data, keep, noise=sigma, affine=clip.affine, times=clip.times, period=clip.period)
     return replace(kspace, trajectory=trajectory)
+
+
+def golden_trajectory(name: str, clip: Clip, readouts: int = SPOKES) -> Trajectory:
+    """`golden_radial` or `golden_spiral` ("radial", "spiral") on the clip's grid: `readouts` a frame."""
+    size = (clip.data.shape[-2], clip.data.shape[-1])
+    return (golden_radial if name == "radial" else golden_spiral)(clip.frames, size, readouts)
 
 
 def head_coil_maps(clip: Clip, coils: int, seed: int = 0) -> Tensor:
