@@ -67,7 +67,7 @@ def read_readouts(acquisitions: Any, scan: Scan, times: np.ndarray | None) -> Re
         points[where] = readout.traj[first : first + length, ::-1]
         there[where] = True
     known = _shared(scan, _in_cycles_per_voxel(scan, points, voxel), there)
-    inside = (np.abs(known) <= 0.5).all(-1)
+    inside = (np.abs(known) <= 0.5 * _BEYOND).all(-1)
     if not inside.all():
         scan.assume(f"{int((~inside & there[0, ..., None]).sum())} samples lie beyond the image's resolution; left out")
     keep = torch.from_numpy(inside & there[0, ..., None])[None, None]
