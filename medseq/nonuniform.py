@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -79,26 +80,20 @@ class NonUniform(LinearOp):
 
     @cached_property
     def kernel(self) -> Tensor:
-        """(B or 1, C or 1, T or 1, 2 Y, 2 X) real: the spectrum of the point spread function. No eigenvalue of the
-        normal operator is larger than its largest value."""
+        """(B or 1, C or 1, T or 1, 2 Y, 2 X) real: the spectrum of the point spread function."""
         return self._make_kernel()
 
     def _computed_kernel(self) -> Tensor:
-        points, (height, width) = self.trajectory.points, self.trajectory.size
+        points = self.trajectory.points
         power = torch.ones(1, 1, 1, 1, 1) if self.weights is None else self.weights
         power = power.to(points).square()  # as precise as the points
         power = power.expand(*power.shape[:2], max(power.shape[2], points.shape[0]), *points.shape[1:3])
-        doubled = Trajectory(points, (2 * height, 2 * width))
-        # orthonormal on the doubled grid: twice what it is on the image's
-        spread = (
-            2
-            * _transformed(torch.complex(power, torch.zeros_like(power)), doubled, _TO_IMAGE)
-            / math.sqrt(height * width)
+        # frame by frame: the point spread functions of all take several times the memory of their spectra
+        each = (
+            _spread_spectrum(self.trajectory.frames(slice(t, t + 1)), part)
+            for t, part in enumerate(power.split(1, dim=2))
         )
-        # The shift by -Y or -X is never met, and has no opposite to make it Hermitian.
-        spread[..., 0, :] = 0
-        spread[..., :, 0] = 0
-        return torch.fft.fft2(torch.fft.ifftshift(spread, dim=(-2, -1))).real.contiguous()
+        return torch.cat(list(each), dim=2)
 
     def _weighted(self, y: Tensor) -> Tensor:
         if self.weights is None:
@@ -118,7 +113,7 @@ def density_weights(trajectory: Trajectory, keep: Tensor) -> Tensor:
     points, (height, width) = trajectory.points, trajectory.size
     frames = max(points.shape[0], keep.shape[2])
     measured = keep.to(points.device).expand(1, 1, frames, *points.shape[1:3])
-    doubled = Trajectory(points, (2 * height, 2 * width))
+    doubled = replace(trajectory, size=(2 * height, 2 * width))
     # the kernel's Fourier transform: how many pairs of voxels lie at each distance
     triangle = [1 - (torch.arange(2 * n, device=points.device) - n).abs() / n for n in (height, width)]
     pairs = 4 * triangle[0][:, None] * triangle[1]
@@ -148,6 +143,19 @@ def balanced(trajectory: Trajectory, keep: Tensor) -> Tensor:
     return weights / (_MARGIN * norm.max()).sqrt()
 
 
+def _spread_spectrum(trajectory: Trajectory, power: Tensor) -> Tensor:
+    """That of one frame, whose samples count by `power` (B, C, 1, S, N): (B, C, 1, 2 Y, 2 X) real."""
+    height, width = trajectory.size
+    doubled = replace(trajectory, size=(2 * height, 2 * width))
+    spread = _transformed(torch.complex(power, torch.zeros_like(power)), doubled, _TO_IMAGE)
+    # The shift by -Y or -X is never met, and has no opposite to make it Hermitian.
+    spread[..., 0, :] = 0
+    spread[..., :, 0] = 0
+    # The transform is orthonormal on the doubled grid: half of what it is on the image's.
+    spectrum = torch.fft.fft2(torch.fft.ifftshift(spread, dim=(-2, -1))).real
+    return spectrum * (2 / math.sqrt(height * width))
+
+
 class _Transform(torch.autograd.Function):
     """The transform and its adjoint, each the derivative of the other."""
 
@@ -173,14 +181,14 @@ def _run(data: Tensor, trajectory: Trajectory, kind: int) -> Tensor:
     if len(angles) not in (1, data.shape[2]):
         raise UsageError(f"{data.shape[2]} frames do not fit a trajectory of {len(angles)}")
     readouts = tuple(trajectory.points.shape[1:3])
-    parts = data.to(torch.complex128).split(1 if len(angles) > 1 else data.shape[2], dim=2)
+    parts = data.split(1 if len(angles) > 1 else data.shape[2], dim=2)
     results = []
     for part, places in zip(parts, angles, strict=True):
-        whole = part.flatten(3) if kind == _TO_IMAGE else part
+        whole = (part.flatten(3) if kind == _TO_IMAGE else part).to(torch.complex128)
         result = _planned(whole.flatten(0, 2).contiguous(), places, trajectory.size, kind, _PRECISION[dtype])
         shape = trajectory.size if kind == _TO_IMAGE else readouts
-        results.append(result.view(*part.shape[:3], *shape) / math.sqrt(math.prod(trajectory.size)))
-    return torch.cat(results, dim=2).to(dtype)
+        results.append((result.view(*part.shape[:3], *shape) / math.sqrt(math.prod(trajectory.size))).to(dtype))
+    return torch.cat(results, dim=2)
 
 
 def _planned(data: Tensor, places: Tensor, size: tuple[int, int], kind: int, precision: float) -> Tensor:

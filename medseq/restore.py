@@ -154,7 +154,6 @@ def reconstruct(
     result = collect(engine, "reconstruct", run_slice, kspace.data.shape[0], scale)
     info = {
         "coils": white.coils,
-        "acceleration": white.acceleration,
         "noise_before_whitening": _described(kspace.noise),
         "noise": unit,
         "warm_start_error": [e * scale for e in errors],

