@@ -35,6 +35,7 @@ class NonUniform(LinearOp):
 
     trajectory: the points; those of one frame serve all frames. weights: bool or real, (B or 1, C or 1, T or 1, S or 1,
         N or 1), what each sample is multiplied by, in forward and adjoint alike; a bool mask says what was measured.
+    kernel: gives `kernel` where it is known already.
 
     Raises UsageError for weights that do not fit, and when it is applied ResourceError where the library is missing.
     """
@@ -51,7 +52,7 @@ class NonUniform(LinearOp):
         ):
             raise UsageError(f"weights {tuple(weights.shape)} do not fit a trajectory of {tuple(shape)}")
         self.trajectory, self.weights = trajectory, weights
-        self._make_kernel = kernel or self._computed_kernel
+        self._known_kernel = kernel
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = self.trajectory.size
@@ -81,7 +82,7 @@ class NonUniform(LinearOp):
     @cached_property
     def kernel(self) -> Tensor:
         """(B or 1, C or 1, T or 1, 2 Y, 2 X) real: the spectrum of the point spread function."""
-        return self._make_kernel()
+        return self._computed_kernel() if self._known_kernel is None else self._known_kernel()
 
     def _computed_kernel(self) -> Tensor:
         points = self.trajectory.points
@@ -148,11 +149,9 @@ def _spread_spectrum(trajectory: Trajectory, power: Tensor) -> Tensor:
     height, width = trajectory.size
     doubled = replace(trajectory, size=(2 * height, 2 * width))
     spread = _transformed(torch.complex(power, torch.zeros_like(power)), doubled, _TO_IMAGE)
-    # The shift by -Y or -X is never met, and has no opposite to make it Hermitian.
-    spread[..., 0, :] = 0
-    spread[..., :, 0] = 0
-    # The transform is orthonormal on the doubled grid: half of what it is on the image's.
+    # Real but for shifts by -Y and -X, which have no opposite here, and no two voxels are so far apart.
     spectrum = torch.fft.fft2(torch.fft.ifftshift(spread, dim=(-2, -1))).real
+    # The transform is orthonormal on the doubled grid: half of what it is on the image's.
     return spectrum * (2 / math.sqrt(height * width))
 
 
@@ -185,7 +184,9 @@ def _run(data: Tensor, trajectory: Trajectory, kind: int) -> Tensor:
     results = []
     for part, places in zip(parts, angles, strict=True):
         whole = (part.flatten(3) if kind == _TO_IMAGE else part).to(torch.complex128)
-        result = _planned(whole.flatten(0, 2).contiguous(), places, trajectory.size, kind, _PRECISION[dtype])
+        result = _planned(
+            whole.flatten(0, 2).contiguous().resolve_conj(), places, trajectory.size, kind, _PRECISION[dtype]
+        )
         shape = trajectory.size if kind == _TO_IMAGE else readouts
         results.append((result.view(*part.shape[:3], *shape) / math.sqrt(math.prod(trajectory.size))).to(dtype))
     return torch.cat(results, dim=2)
@@ -216,8 +217,8 @@ def _library(device: torch.device) -> Any:
         else:
             import finufft as library
     except ImportError:
-        name, remedy = "finufft", "pip install medseq[nonuniform]"
+        remedy = "pip install medseq[nonuniform]"
         if device.type == "cuda":
-            name, remedy = "cufinufft", "pip install cufinufft, or use --device cpu"
-        raise ResourceError(f"radial and spiral k-space needs {name}, which is not installed: {remedy}") from None
+            remedy = "pip install medseq[nonuniform-cuda], or use --device cpu"
+        raise ResourceError(f"radial and spiral k-space needs another package: {remedy}") from None
     return library

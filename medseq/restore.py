@@ -69,7 +69,8 @@ def reconstruct(
     support: bool = False,
     strict: bool = False,
 ) -> Restored:
-    """Images from undersampled multi-coil k-space. Returns a complex Clip in the units of the k-space.
+    """Images from undersampled multi-coil k-space, on a grid or along its trajectory. Returns a complex Clip in the
+    units of the k-space.
 
     The noise is made white, the maps are estimated where there are none, and the sampler starts from a classical
     reconstruction (`warm_start`), at a noise level taken from its estimated error. steps: evaluations of the network a
