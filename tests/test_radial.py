@@ -44,11 +44,12 @@ def rmse(image: torch.Tensor, truth: torch.Tensor) -> float:
 
 @pytest.mark.parametrize(("spokes", "noise"), [(6, 0.01), (12, 0.01), (12, 0.05)])
 def test_left_out_spokes_tell_the_error(spokes: int, noise: float) -> None:
-    """Within 45 % of the true one, as of lines."""
+    """From 0.7 to 2 times the true one: a spoke left out lies in the middle of a gap twice as wide as the others,
+    so that the estimate is rather too large."""
     clip, kspace = measured(spokes, noise=noise)
     assert isinstance(kspace.noise, float)
     start = warm_start(kspace.data, kspace.keep, MAPS, kspace.noise, 0, periodic=True, trajectory=kspace.trajectory)
-    assert start.error == pytest.approx(rmse(start.image, clip.data), rel=0.45)
+    assert 0.7 < start.error / rmse(start.image, clip.data) < 2
 
 
 def test_a_share_of_all_spokes_is_left_out() -> None:
