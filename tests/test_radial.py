@@ -113,16 +113,16 @@ def test_bold_wants_lines() -> None:
 
 def test_at_the_command_line(here, shelf, capsys) -> None:
     make = "simulate cine --frames 6 --size 32 32 --coils 4 --trajectory radial --spokes 8"
-    assert command(f"{make} -o radial.h5 --truth truth.nii.gz") == 0
-    assert command("info radial.h5 --json") == 0
+    assert command(f"{make} -o spokes.h5 --truth truth.nii.gz") == 0
+    assert command("info spokes.h5 --json") == 0
     about = json.loads(capsys.readouterr().out.split("\n", 1)[1])[0]
     assert (about["matrix"], about["frames"], about["coils"]) == ([32, 32, 1], 6, 4)
     assert about["trajectory"] == [8, 64] and about["acceleration"] > 2
-    assert command("reconstruct radial.h5 -o image.nii.gz --prior tiny.safetensors --steps 1 --report") == 0
+    assert command("reconstruct spokes.h5 -o image.nii.gz --prior tiny.safetensors --steps 1 --report") == 0
     assert load_clip("image.nii.gz").data.shape == load_clip("truth.nii.gz").data.shape
     assert "Readouts of the first frame" in (here / "image.html").read_text()
     # as a stream in one frame, cut anew
-    whole = load_kspace("radial.h5")
+    whole = load_kspace("spokes.h5")
     save_kspace(binned(whole, 48), "stream.h5")
     assert command("reconstruct stream.h5 -o cut.nii.gz --spokes 12 --prior tiny.safetensors --steps 1") == 0
     assert load_clip("cut.nii.gz").frames == 4
