@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; a test keeps it equal 
     from medseq.bold import denoise_bold
     from medseq.bold_evaluation import evaluate_bold
     from medseq.bold_kspace import reconstruct_bold
-    from medseq.clip import Clip, KSpace
+    from medseq.clip import Clip, KSpace, Trajectory
     from medseq.coils import estimate_maps
     from medseq.errors import InputError, MedseqError, MedseqWarning, ResourceError, UsageError
     from medseq.evaluate import evaluate_series
@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; a test keeps it equal 
     from medseq.metrics import edge_sharpness, hfen, nrmse, profile_error, psnr, ssim, temporal_spectrum_error, tsnr
     from medseq.network import VideoUNet
     from medseq.noise import unit_noise
+    from medseq.nonuniform import NonUniform
     from medseq.operators import Coils, Fourier, Identity, LinearOp, Mask
     from medseq.posterior import noise_levels, posterior_samples
     from medseq.prior import Prior, Windowed
@@ -33,6 +34,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; a test keeps it equal 
     from medseq.solve import cg
     from medseq.summary import summarise
     from medseq.temporal import temporal_statistics
+    from medseq.trajectories import binned, golden_radial, golden_spiral
     from medseq.volumes import fill_volumes, insert_dropped, resample
 
 __version__ = "0.1.0"
@@ -41,7 +43,7 @@ _NAMES = {
     "medseq.bold": ("denoise_bold",),
     "medseq.bold_evaluation": ("evaluate_bold",),
     "medseq.bold_kspace": ("reconstruct_bold",),
-    "medseq.clip": ("Clip", "KSpace"),
+    "medseq.clip": ("Clip", "KSpace", "Trajectory"),
     "medseq.coils": ("estimate_maps",),
     "medseq.errors": ("InputError", "MedseqError", "MedseqWarning", "ResourceError", "UsageError"),
     "medseq.evaluate": ("evaluate_series",),
@@ -63,6 +65,7 @@ _NAMES = {
     ),
     "medseq.network": ("VideoUNet",),
     "medseq.noise": ("unit_noise",),
+    "medseq.nonuniform": ("NonUniform",),
     "medseq.operators": ("Coils", "Fourier", "Identity", "LinearOp", "Mask"),
     "medseq.posterior": ("noise_levels", "posterior_samples"),
     "medseq.prior": ("Prior", "Windowed"),
@@ -70,6 +73,7 @@ _NAMES = {
     "medseq.solve": ("cg",),
     "medseq.summary": ("summarise",),
     "medseq.temporal": ("temporal_statistics",),
+    "medseq.trajectories": ("binned", "golden_radial", "golden_spiral"),
     "medseq.volumes": ("fill_volumes", "insert_dropped", "resample"),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}

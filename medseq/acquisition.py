@@ -56,11 +56,19 @@ def average_image(kspace: KSpace) -> Tensor:
 
 
 def slice_of(kspace: KSpace, b: int, device: torch.device) -> KSpace:
-    """Slice b alone, on `device`; what all slices share (mask, maps) stays shared. The maps must be there, so that the
-    calibration scan is left behind."""
+    """Slice b alone, on `device`; what all slices share (mask, maps, trajectory) stays shared. The maps must be
+    there, so that the calibration scan is left behind."""
 
     def one(tensor: Tensor) -> Tensor:
         return (tensor if tensor.shape[0] == 1 else tensor[b : b + 1]).to(device)
 
     assert kspace.maps is not None
-    return replace(kspace, data=one(kspace.data), keep=one(kspace.keep), maps=one(kspace.maps), calibration=None)
+    trajectory = kspace.trajectory and kspace.trajectory.to(device)
+    return replace(
+        kspace,
+        data=one(kspace.data),
+        keep=one(kspace.keep),
+        maps=one(kspace.maps),
+        calibration=None,
+        trajectory=trajectory,
+    )

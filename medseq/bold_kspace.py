@@ -89,6 +89,8 @@ def reconstruct_bold(
 
 
 def _check(kspace: KSpace) -> None:
+    if kspace.trajectory is not None:
+        raise InputError("BOLD is reconstructed from lines of a grid, not along a trajectory; say --kind cine")
     keep = kspace.keep
     if not bool((keep == keep[:, :1, :, :, :1]).all()):
         raise InputError("BOLD is reconstructed from whole lines, the same in all coils; this mask has others")

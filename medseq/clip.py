@@ -91,10 +91,61 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class KSpace:
-    """Multi-coil Cartesian k-space of a dynamic series.
+class Trajectory:
+    """Where in k-space the samples of a series lie that are on no grid: radial spokes, spirals or any other readouts.
 
-    data: (B, C, T, Y, X) complex64, centred (DC at index N // 2), zeros where unmeasured.
+    points: (T or 1, S, N, 2) real, (ky, kx) of each of N samples of S readouts a frame, in cycles per voxel: from -0.5
+        to 0.5, DC at 0. Line y of a grid of Y lines lies at (y - Y // 2) / Y, and 2 pi times it is radians per voxel.
+    size: (Y, X), the image grid.
+    interval: seconds from one readout to the next, or None (unknown).
+
+    Raises InputError for points of another shape or that are not finite, and for an impossible size or interval.
+    """
+
+    points: Tensor
+    size: tuple[int, int]
+    interval: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.points.ndim != 4 or self.points.shape[-1] != 2 or not self.points.is_floating_point():
+            raise InputError(
+                f"a trajectory needs real points of shape (T, S, N, 2), got {self.points.dtype} "
+                f"{tuple(self.points.shape)}"
+            )
+        if not self.points.numel() or not bool(torch.isfinite(self.points).all()):
+            raise InputError("a trajectory needs points that are finite, and at least one")
+        if min(self.size) < 1:
+            raise InputError(f"the image of a trajectory can't have the size {self.size}")
+        if self.interval is not None and not (np.isfinite(self.interval) and self.interval > 0):
+            raise InputError(f"the time between readouts must be positive, got {self.interval} s")
+
+    def to(self, device: torch.device) -> Trajectory:
+        return replace(self, points=self.points.to(device))
+
+    def frames(self, chunk: slice) -> Trajectory:
+        """That of the frames in `chunk`; points that are the same in all frames stay."""
+        return self if self.points.shape[0] == 1 else replace(self, points=self.points[chunk])
+
+    @property
+    def nearest(self) -> Tensor:
+        """bool (1, 1, T or 1, Y, X): the places of the image's own grid of k-space that have a sample next to them."""
+        frames, (height, width) = self.points.shape[0], self.size
+        sides = torch.tensor(self.size, device=self.points.device)
+        place = (self.points.double() * sides).round().long() + sides // 2
+        inside = ((place >= 0) & (place < sides)).all(-1).flatten(1)
+        number = (place[..., 0] * width + place[..., 1]).flatten(1)
+        # what lies beyond the grid is put into one place more, which is left out again
+        grid = torch.zeros(frames, height * width + 1, dtype=torch.bool, device=self.points.device)
+        grid.scatter_(1, torch.where(inside, number, height * width), True)
+        return grid[:, :-1].view(1, 1, frames, height, width)
+
+
+@dataclass(frozen=True)
+class KSpace:
+    """Multi-coil k-space of a dynamic series, on a Cartesian grid or along a trajectory.
+
+    data: (B, C, T, Y, X) complex64, centred (DC at index N // 2), zeros where unmeasured. Along a trajectory
+        (B, C, T, S, N): S readouts (spokes, interleaves) of N samples a frame.
     keep: bool, broadcastable to `data`; True where measured.
     maps: (B, C, 1, Y, X) complex64 coil sensitivities of unit root-sum-of-squares, or None (estimated).
     noise: std of each real channel in data units, or a (C, C) complex covariance E[n n^H] / 2 (so that
@@ -103,6 +154,7 @@ class KSpace:
     calibration: (B or 1, C, 1, Y, X) complex64, a calibration scan on the same grid, zeros where unmeasured, or None.
         It may have another contrast and scale than the data: only coil maps are taken from it.
     epi: measured by echo-planar trains (of which ghosts and ramps are corrected), as fMRI is.
+    trajectory: where the samples lie, or None on a Cartesian grid. With it there is no calibration scan.
 
     Raises InputError when shapes do not fit, when nothing was measured, or on impossible geometry.
     """
@@ -116,6 +168,7 @@ class KSpace:
     period: float | None = None
     calibration: Tensor | None = None
     epi: bool = False
+    trajectory: Trajectory | None = None
 
     def __post_init__(self) -> None:
         if self.data.ndim != 5 or not self.data.is_complex():
@@ -129,11 +182,14 @@ class KSpace:
             )
         if not bool(self.keep.any()):
             raise InputError("the mask is empty: nothing was measured")
+        if self.trajectory is not None:
+            self._check_trajectory(self.trajectory)
         coils = self.data.shape[1]
+        image = torch.Size((*self.data.shape[:3], *self.size))
         if self.maps is not None and (
-            self.maps.ndim != 5 or self.maps.shape[1] != coils or not self._fits(self.maps, self.data.shape)
+            self.maps.ndim != 5 or self.maps.shape[1] != coils or not self._fits(self.maps, image)
         ):
-            raise InputError(f"coil maps {tuple(self.maps.shape)} do not fit the data {tuple(self.data.shape)}")
+            raise InputError(f"coil maps {tuple(self.maps.shape)} do not fit the data {tuple(image)}")
         if self.calibration is not None and not self._calibrates(self.calibration):
             raise InputError(
                 f"a calibration scan must be one complex frame on the grid of the data {tuple(self.data.shape)}, "
@@ -145,6 +201,18 @@ class KSpace:
         affine, times = _checked_geometry(self.affine, times, self.period, self.frames)
         object.__setattr__(self, "affine", affine)
         object.__setattr__(self, "times", times)
+
+    def _check_trajectory(self, trajectory: Trajectory) -> None:
+        if not self._fits(trajectory.points[..., 0], self.data.shape[2:]) or (
+            trajectory.points.shape[1:3] != self.data.shape[3:]
+        ):
+            raise InputError(
+                f"a trajectory of {tuple(trajectory.points.shape[:3])} does not fit data of {tuple(self.data.shape)}"
+            )
+        if self.keep.shape[:2] != (1, 1):
+            raise InputError("along a trajectory all slices and coils have one mask")
+        if self.calibration is not None or self.epi:
+            raise InputError("k-space along a trajectory has no calibration scan, and is no EPI")
 
     def _calibrates(self, calibration: Tensor) -> bool:
         slices, coils, _, *grid = self.data.shape
@@ -162,6 +230,17 @@ class KSpace:
     @property
     def coils(self) -> int:
         return self.data.shape[1]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(Y, X) of the image."""
+        return (self.data.shape[-2], self.data.shape[-1]) if self.trajectory is None else self.trajectory.size
+
+    @property
+    def acceleration(self) -> float:
+        """Places of k-space over those measured; along a trajectory, over those with a sample next to them."""
+        measured = self.keep.any(1) if self.trajectory is None else self.trajectory.nearest
+        return 1 / float(measured.float().mean())
 
 
 def series_scale(average: Tensor, lines: int = 8) -> Tensor:

@@ -7,21 +7,28 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from medseq.clip import KSpace
+from medseq.clip import KSpace, Trajectory
 from medseq.errors import InputError, UsageError
+from medseq.nonuniform import NonUniform, balanced
 from medseq.operators import Fourier
+from medseq.solve import cg
 
 # Fewer fully sampled lines than this hold no sensitivity map.
 FEWEST_LINES = 4
 # Width of the calibration region: Uecker 2014, and the default of BART and SigPy.
 _CALIBRATION = 24
+# Of the gridding, relative to a norm of 1: what lies between the readouts of all frames is not made up.
+_DAMPING, _GRIDDING_ITERATIONS = 1e-2, 12
 
 
 def average_frames(kspace: KSpace) -> tuple[Tensor, Tensor]:
     """Time-averaged k-space (B, C, 1, Y, X) and where it was ever measured (bool, broadcastable to it).
 
-    Each place of k-space is averaged over the frames that measured it, and zero where none did.
+    Each place of k-space is averaged over the frames that measured it, and zero where none did. Along a trajectory it
+    is that of the image which explains the readouts of all frames best, each coil on its own.
     """
+    if kspace.trajectory is not None:
+        return _gridded(kspace, kspace.trajectory)
     before, after = kspace.keep.shape[:2], kspace.keep.shape[3:]
     keep = kspace.keep.expand(*before, kspace.frames, *after)
     count = keep.sum(2, keepdim=True)
@@ -134,6 +141,20 @@ def compress_coils(kspace: KSpace, virtual: int) -> KSpace:
         noise = mixing @ noise.to(mixing.dtype) @ mixing.mH
     calibration = None if kspace.calibration is None else _mixed(rows, kspace.calibration)
     return replace(kspace, data=data, keep=keep, maps=maps, noise=noise, calibration=calibration)
+
+
+def _gridded(kspace: KSpace, trajectory: Trajectory) -> tuple[Tensor, Tensor]:
+    """`average_frames` along a trajectory. Samples are balanced, so that few iterations reach the edge of k-space."""
+    frames, count = kspace.frames, kspace.data.shape[3]
+    keep = kspace.keep.expand(1, 1, frames, count, kspace.keep.shape[4]).flatten(2, 3)[:, :, None]
+    points = trajectory.points.expand(frames, -1, -1, -1).flatten(0, 1)[None]
+    together = Trajectory(points, trajectory.size)
+    weights = balanced(together, keep)
+    A = NonUniform(together, weights)
+    b = A.adjoint(weights * kspace.data.flatten(2, 3)[:, :, None])
+    image = cg(lambda x: A.normal(x) + _DAMPING * x, b, None, _GRIDDING_ITERATIONS)
+    measured = together.nearest
+    return torch.where(measured, Fourier()(image), 0), measured
 
 
 def _signal_kernels(calibration: Tensor, width: list[int], threshold: float) -> Tensor:

@@ -54,7 +54,8 @@ def convert_file(
                 _warn_of_loss(series, output)
                 save_clip(series, folder / output.name, like=source)
         record.save(folder / f"{stem(output)}.run.json")
-    slices, coils, frames, height, width = series.data.shape
+    slices, coils, frames, *grid = series.data.shape
+    height, width = series.size if isinstance(series, KSpace) else grid
     received = f", {coils} coils" if raw else ""
     return f"{output}: {frames} frames of {width} x {height}, {slices} slices{received}; {record.elapsed:.1f} s"
 

@@ -21,8 +21,17 @@ from medseq.io.faults import check_is_file, reason
 from medseq.io.kspace import files_of
 from medseq.io.weights import weights_path
 from medseq.provenance import RunRecord, collected_warnings, staged, stem
-from medseq.simulate import acquire, acquire_epi, simulate_bold, simulate_bold_images, simulate_cine
+from medseq.simulate import (
+    SPOKES,
+    acquire,
+    acquire_epi,
+    golden_trajectory,
+    simulate_bold,
+    simulate_bold_images,
+    simulate_cine,
+)
 from medseq.terminal import Progress
+from medseq.trajectories import binned
 
 _SHORTEST_SECRET = 16  # bytes
 
@@ -41,7 +50,8 @@ def reconstruct_file(
 ) -> str:
     """Read raw data, reconstruct them and write NIfTI `output`, its maps or `_std`, and its `.run.json`.
 
-    settings: every option, by name; `prior`, `kind`, `denoise` and `complex` (what is written) among them. work:
+    settings: every option, by name; `prior`, `kind`, `denoise`, `spokes` (a frame, or None) and `complex` (what is
+    written) among them. work:
     reconstructs what was read; bold_work: does so with BOLD, without a prior. report: write a page to look at, too,
     ending in `.html`. Returns what to tell the user. Raises MedseqError like `load_kspace` and both, and UsageError for
     an impossible output, or to denoise what is no BOLD.
@@ -54,6 +64,8 @@ def reconstruct_file(
             for file in files_of(source):
                 record.add_input(file)
             kspace = load_kspace(source)
+            if settings["spokes"] is not None:
+                kspace = _cut(source, kspace, settings["spokes"])
             bold = settings["kind"] == "bold" or (settings["kind"] == "auto" and kspace.epi)
             if settings["denoise"] and not bold:
                 raise UsageError(f"{source}: --denoise is about BOLD, as the prior denoises all else; say --kind bold")
@@ -83,6 +95,14 @@ def reconstruct_file(
         record.save(folder / f"{stem(output)}.run.json")
     slices, _, frames, height, width = restored.clip.data.shape
     return f"{output}: {frames} frames of {width} x {height}, {slices} slices; {record.elapsed:.1f} s"
+
+
+def _cut(source: Path, kspace: KSpace, spokes: int) -> KSpace:
+    """A stream of readouts in frames; complaints name the file."""
+    try:
+        return binned(kspace, spokes)
+    except UsageError as error:
+        raise UsageError(f"{source}: --spokes {spokes}: {error}") from error
 
 
 @contextmanager
@@ -134,8 +154,8 @@ def simulate_file(
     """Write a phantom (NIfTI) or its k-space (.h5) to `output`, what is known of it to `truth`, and a `.run.json`.
 
     kind: "cine" or "bold". source: a NIfTI series to measure instead of a phantom. phantom: frames, size, slices for
-    `simulate_cine` or `simulate_bold`; scan: coils, acceleration, noise for `acquire`, or `acquire_epi` of BOLD; None
-    stands for their defaults.
+    `simulate_cine` or `simulate_bold`; scan: coils, acceleration, noise for `acquire`, or `acquire_epi` of BOLD, and
+    trajectory, spokes of a cine (see `golden_trajectory`); None stands for their defaults.
     Returns what to tell the user. Raises UsageError for options that do not go together.
     """
     check_output(output, (*NIFTI_ENDINGS, *RAW_OUTPUT_ENDINGS), source)
@@ -145,7 +165,11 @@ def simulate_file(
             raise UsageError(f"{truth}: is the output too; choose another name for the truth")
     raw = output.name.lower().endswith(RAW_OUTPUT_ENDINGS)
     if not raw and (source or _given(scan)):
-        raise UsageError(f"{output}: --from, --coils, --acceleration and --noise make k-space; end the output in .h5")
+        raise UsageError(
+            f"{output}: --from, --coils, --acceleration, --trajectory, --spokes and --noise make k-space; "
+            "end the output in .h5"
+        )
+    _check_trajectory(kind, output, scan)
     if source and _given(phantom):
         raise UsageError("--from excludes --frames, --size and --slices, which shape a phantom")
     record = RunRecord("simulate", {"kind": kind, "from": source, "seed": seed, **phantom, **scan})
@@ -154,7 +178,7 @@ def simulate_file(
         folder = stack.enter_context(staged(output.parent))
         clip, known = _scene(kind, source, record, {**_given(phantom), "seed": seed}, raw)
         if raw:
-            kspace = (acquire_epi if kind == "bold" else acquire)(clip, seed=seed, **_given(scan))
+            kspace = _acquired(kind, clip, _given(scan), seed)
             record.result = {"coils": kspace.coils, "noise": kspace.noise}
             save_kspace(kspace, folder / output.name)
         else:
@@ -164,6 +188,30 @@ def simulate_file(
             save_clip(known.with_data(known.data.abs()), beside / truth.name)
         record.save(folder / f"{stem(output)}.run.json")
     return f"{output}: {clip.frames} frames of {clip.data.shape[-1]} x {clip.data.shape[-2]}"
+
+
+def _check_trajectory(kind: str, output: Path, scan: Mapping[str, Any]) -> None:
+    """Raise UsageError for options of a trajectory that do not go with the others."""
+    given = _given(scan)
+    if "trajectory" not in given:
+        if "spokes" in given:
+            raise UsageError("--spokes goes with --trajectory; give both or none")
+        return
+    if kind == "bold":
+        raise UsageError("--trajectory is for a cine; BOLD is measured by EPI")
+    if "acceleration" in given:
+        raise UsageError("--acceleration counts lines; along a trajectory say --spokes")
+    if output.suffix.lower() not in (".h5", ".mrd"):
+        raise UsageError(f"{output}: only ISMRMRD holds a trajectory; end the output in .h5")
+
+
+def _acquired(kind: str, clip: Clip, scan: dict[str, Any], seed: int) -> KSpace:
+    if kind == "bold":
+        return acquire_epi(clip, seed=seed, **scan)
+    name, spokes = scan.pop("trajectory", None), scan.pop("spokes", SPOKES)
+    if name is not None:
+        scan["trajectory"] = golden_trajectory(name, clip, spokes)
+    return acquire(clip, seed=seed, **scan)
 
 
 def beside(output: Path, word: str) -> str:

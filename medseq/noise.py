@@ -86,18 +86,20 @@ def estimate_noise(kspace: KSpace) -> Tensor:
 
     The signal falls fastest towards the corners of k-space, so the outermost 2 % of the measured samples, ordered by
     the product of their distances from the two axes, are taken as noise; the median absolute value forgives what
-    signal is left (Donoho 1994). Samples that are exactly zero (padding that counts as measured) are left out.
+    signal is left (Donoho 1994). Along a trajectory it is the distance from the centre that orders them. Samples that
+    are exactly zero (padding that counts as measured) are left out.
     Without a noise scan this is an upper estimate: signal in the corners adds to it.
 
     Raises InputError when too few samples are left.
     """
     data = kspace.data
     keep = kspace.keep.expand(data.shape) & (data != 0)
-    distance = _corner_distance(data).expand(data.shape)[keep]
+    place = _corner_distance(data) if kspace.trajectory is None else kspace.trajectory.points.norm(dim=-1)
+    distance = place.expand(data.shape)[keep]
     needed = _FEWEST * kspace.coils
     if distance.numel() < needed:
         raise InputError("too few k-space samples were measured to estimate the noise; give it as `noise`")
-    outer = keep & (_corner_distance(data) >= _largest(distance, max(needed, int(_OUTER * distance.numel()))))
+    outer = keep & (place >= _largest(distance, max(needed, int(_OUTER * distance.numel()))))
     channels = torch.view_as_real(data).abs().movedim(1, 0).flatten(1, -2)
     chosen = outer.movedim(1, 0).flatten(1)
     absolute = channels.masked_fill(~chosen[..., None], torch.nan).flatten(1)

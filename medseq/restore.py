@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,8 @@ def reconstruct(
     support: bool = False,
     strict: bool = False,
 ) -> Restored:
-    """Images from undersampled multi-coil k-space. Returns a complex Clip in the units of the k-space.
+    """Images from undersampled multi-coil k-space, on a grid or along its trajectory. Returns a complex Clip in the
+    units of the k-space.
 
     The noise is made white, the maps are estimated where there are none, and the sampler starts from a classical
     reconstruction (`warm_start`), at a noise level taken from its estimated error. steps: evaluations of the network a
@@ -102,8 +104,9 @@ def reconstruct(
         part = slice_of(white, b, engine.device)
         assert part.maps is not None
         maps, keep, y, sigma = part.maps, part.keep, part.data / scale, unit / scale
-        A = sense_operator(keep, maps)
-        begun = warm_start(y, keep, maps, sigma, engine.seed, periodic=periodic)
+        A = sense_operator(keep, maps, part.trajectory)
+        begin = partial(warm_start, periodic=periodic, trajectory=part.trajectory)
+        begun = begin(y, keep, maps, sigma, engine.seed)
         errors.append(begun.error)
 
         def levels(error: float, factors: tuple[float, float]) -> list[Level]:
@@ -119,7 +122,7 @@ def reconstruct(
             if change is None:
                 return best(y, begun)
             other = y + A(change)
-            return best(other, warm_start(other, keep, maps, sigma, engine.seed, periodic=periodic))
+            return best(other, begin(other, keep, maps, sigma, engine.seed))
 
         def draws() -> Iterator[Tensor]:
             if engine.samples == 1:
@@ -133,8 +136,7 @@ def reconstruct(
             assert begun.unseen is not None
             return left_out_measures(engine.denoiser, begun.blind, begun.error, begun.unseen, sigma)
 
-        measured = keep.any(dim=1, keepdim=True).expand(1, 1, *y.shape[2:])
-        acceleration = 1 / float(measured.float().mean())
+        acceleration = part.acceleration
         return SliceRun(
             draws(),
             lambda: begun.image,

@@ -9,17 +9,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medseq.clip import Clip, KSpace, series_scale
+from medseq.clip import Clip, KSpace, Trajectory, series_scale
 from medseq.errors import UsageError
 from medseq.noise import unit_noise
+from medseq.nonuniform import NonUniform
 from medseq.operators import Coils, Fourier, Mask
 from medseq.patterns import equispaced, variable_density
 from medseq.phantoms.bold import Bold, bold_series
 from medseq.phantoms.cine import beating_heart
 from medseq.phantoms.epi import head_coil
 from medseq.phantoms.volumes import Lattice
+from medseq.trajectories import golden_radial, golden_spiral
 
 _CALIBRATION = 24  # lines of a calibration scan
+SPOKES = 16  # of a frame, about 10 times fewer than its voxels ask for
 
 
 def scanner_affine(size: tuple[int, int], slices: int, spacing: tuple[float, float, float]) -> np.ndarray:
@@ -118,12 +121,14 @@ def acquire(
     centre: int = 8,
     noise: float = 0.01,
     keep: Tensor | None = None,
+    trajectory: Trajectory | None = None,
     seed: int = 0,
 ) -> KSpace:
     """The undersampled multi-coil k-space of an image series, without its maps (they are estimated, as on a scanner).
 
     coils: how many simulated coils, or maps (B or 1, C, 1, Y, X). acceleration, centre: of the variable-density k-t
-    mask, or give `keep` (bool, broadcastable). noise: std of each real channel as a share of the series' scale.
+    mask, or give `keep` (bool, broadcastable), or a `trajectory`, all of whose samples are measured. noise: std of each
+    real channel as a share of the series' scale.
 
     Raises UsageError for impossible values.
     """
@@ -134,13 +139,22 @@ def acquire(
     size = (clip.data.shape[-2], clip.data.shape[-1])
     maps = coil_maps(coils, size, seed) if isinstance(coils, int) else coils
     images = clip.data.to(torch.complex64)
-    if keep is None:
+    if trajectory is not None:
+        keep = torch.ones(1, 1, 1, 1, 1, dtype=torch.bool)
+    elif keep is None:
         keep = variable_density(clip.frames, size[0], acceleration, centre, seed)
     sigma = noise * float(series_scale(images.mean(2)))
-    full = (Fourier() @ Coils(maps))(images)
+    full = ((Fourier() if trajectory is None else NonUniform(trajectory)) @ Coils(maps))(images)
     g = torch.Generator().manual_seed(seed)
     data = Mask(keep)(full + sigma * unit_noise(full, g))
-    return KSpace(data, keep, noise=sigma, affine=clip.affine, times=clip.times, period=clip.period)
+    kspace = KSpace(data, keep, noise=sigma, affine=clip.affine, times=clip.times, period=clip.period)
+    return replace(kspace, trajectory=trajectory)
+
+
+def golden_trajectory(name: str, clip: Clip, readouts: int = SPOKES) -> Trajectory:
+    """`golden_radial` or `golden_spiral` ("radial", "spiral") on the clip's grid: `readouts` a frame."""
+    size = (clip.data.shape[-2], clip.data.shape[-1])
+    return (golden_radial if name == "radial" else golden_spiral)(clip.frames, size, readouts)
 
 
 def head_coil_maps(clip: Clip, coils: int, seed: int = 0) -> Tensor:

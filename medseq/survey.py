@@ -31,7 +31,8 @@ class Series:
     "perfusion" or "other" where the format tells, "image series" where it does not, "k-space". number: of a DICOM
     series, as `--series` takes it. matrix: voxels along (X, Y, slices). voxel: millimetres along the same.
     orientation: where the voxel axes point, e.g. "LPS". interval, duration, period: seconds; interval is the median
-    from one frame to the next. acceleration: all lines over measured ones. problems: what had to be assumed.
+    from one frame to the next. acceleration: all lines over measured ones.
+    trajectory: (readouts a frame, samples of each) where they are no lines of a grid. problems: what had to be assumed.
     error: why it cannot be used, in which case little else is known.
     """
 
@@ -52,6 +53,7 @@ class Series:
     slice_timing: bool | None = None
     coils: int | None = None
     acceleration: float | None = None
+    trajectory: tuple[int, int] | None = None
     problems: list[str] = field(default_factory=list)
     error: str | None = None
 
@@ -127,6 +129,9 @@ def _without_path(message: object, path: Path) -> str:
 
 def _described(blank: Series, series: Clip | KSpace, problems: list[str]) -> Series:
     slices, _, frames, height, width = series.data.shape
+    readouts = None
+    if isinstance(series, KSpace) and series.trajectory is not None:
+        readouts, (height, width) = (height, width), series.size
     steps = np.diff(np.asarray(series.times))
     if len(steps) and np.ptp(steps) > _IRREGULAR * np.median(steps):
         problems = [*problems, f"frame intervals vary from {steps.min():.4g} to {steps.max():.4g} s"]
@@ -142,10 +147,7 @@ def _described(blank: Series, series: Clip | KSpace, problems: list[str]) -> Ser
         duration=round(float(np.sum(steps)), 6) if len(steps) else None,
         period=series.period,
         coils=series.coils if isinstance(series, KSpace) else None,
-        acceleration=_acceleration(series) if isinstance(series, KSpace) else None,
+        acceleration=round(series.acceleration, 2) if isinstance(series, KSpace) else None,
+        trajectory=readouts,
         problems=problems,
     )
-
-
-def _acceleration(series: KSpace) -> float:
-    return round(1 / float(series.keep.float().mean()), 2)

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from medseq.acquisition import average_image
 from medseq.baselines import composite_descent, wavelet
-from medseq.clip import KSpace
+from medseq.clip import KSpace, Trajectory
 from medseq.coils import full_centre
+from medseq.nonuniform import NonUniform, balanced
 from medseq.operators import Coils, Fourier, LinearOp, Mask
 
 ITERATIONS = 25  # without the lines left out
@@ -25,9 +26,21 @@ STILL_ITERATIONS = 30  # of one frame
 LEFT_OUT = 0.05  # share of the lines
 
 
-def sense_operator(keep: Tensor, maps: Tensor) -> LinearOp:
-    """A = Mask . Fourier . Coils."""
+def sense_operator(keep: Tensor, maps: Tensor, trajectory: Trajectory | None = None) -> LinearOp:
+    """A = Mask . Fourier . Coils, on the grid or along a trajectory."""
+    if trajectory is not None:
+        return NonUniform(trajectory, keep) @ Coils(maps)
     return Mask(keep) @ Fourier() @ Coils(maps)
+
+
+def classical_problem(
+    y: Tensor, keep: Tensor, maps: Tensor, trajectory: Trajectory | None = None
+) -> tuple[Tensor, LinearOp]:
+    """y and its operator as the classical methods take them, of norm at most 1: along a trajectory both `balanced`."""
+    if trajectory is None:
+        return y, sense_operator(keep, maps)
+    weights = balanced(trajectory, keep)
+    return torch.where(keep, y, 0) * weights, NonUniform(trajectory, weights) @ Coils(maps)
 
 
 @dataclass(frozen=True)
@@ -43,35 +56,60 @@ class Start:
     unseen: Callable[[Tensor], float] | None
 
 
-def warm_start(y: Tensor, keep: Tensor, maps: Tensor, sigma: float, seed: int, *, periodic: bool = False) -> Start:
+def warm_start(
+    y: Tensor,
+    keep: Tensor,
+    maps: Tensor,
+    sigma: float,
+    seed: int,
+    *,
+    periodic: bool = False,
+    trajectory: Trajectory | None = None,
+) -> Start:
     """`kt_composite` of `y` (of one frame, `wavelet`), stopped early, and its error.
 
-    y: (B, C, T, Y, X) k-space; keep: bool, broadcastable; maps: (B, C, 1, Y, X); sigma: noise std of y. With nothing to
-    leave out (fully sampled) the error is that of the noise alone.
+    y: (B, C, T, Y, X) k-space, or (B, C, T, S, N) along the trajectory; keep: bool, broadcastable; maps: (B, C, 1, Y,
+    X); sigma: noise std of y. With nothing to leave out (fully sampled) the error is that of the noise alone.
     """
-    out = left_out(y, keep, seed)
-    y_part, part, A = torch.where(out, 0, y), sense_operator(keep & ~out, maps), sense_operator(keep, maps)
+    out = left_out(y, keep, seed, trajectory)
+    full = (Fourier() if trajectory is None else NonUniform(trajectory)) @ Coils(maps)
+    y_part, part = classical_problem(torch.where(out, 0, y), keep & ~out, maps, trajectory)
+    whole, A = classical_problem(y, keep, maps, trajectory)
     go_on = None
     if y.shape[2] == 1:
         blind = wavelet(y_part, part, iterations=STILL_ITERATIONS)
-        image = wavelet(y, A, iterations=STILL_ITERATIONS)
+        image = wavelet(whole, A, iterations=STILL_ITERATIONS)
     else:
-        average = average_image(KSpace(y, keep, maps)).expand(-1, -1, y.shape[2], -1, -1)
+        average = average_image(KSpace(y, keep, maps, trajectory=trajectory)).expand(-1, -1, y.shape[2], -1, -1)
         blind = composite_descent(y_part, part, periodic=periodic)(average, ITERATIONS)
-        go_on = composite_descent(y, A, periodic=periodic)
+        go_on = composite_descent(whole, A, periodic=periodic)
         image = go_on(blind, FINISHING)
-    unseen = None if not bool(out.any()) else lambda image: _unseen_power(image, y, keep & out, maps)
-    return Start(image, _error(blind, y, keep, out, maps, sigma), go_on, blind, unseen)
+    if not bool(out.any()):
+        return Start(image, sigma, go_on, blind, None)
+
+    hidden = keep & out
+
+    def wrong(image: Tensor) -> Tensor:
+        return torch.where(hidden, full(image) - y, 0)
+
+    def unseen(image: Tensor) -> float:
+        return float(wrong(image).abs().square().sum() / (2 * hidden.expand(y.shape).sum()))
+
+    misses = wrong(blind)
+    tested = _by_line(misses, keep, out) if trajectory is None else _by_ring(misses, hidden, trajectory)
+    return Start(image, _error(tested, y.shape[1], sigma), go_on, blind, unseen)
 
 
-def left_out(y: Tensor, keep: Tensor, seed: int) -> Tensor:
+def left_out(y: Tensor, keep: Tensor, seed: int, trajectory: Trajectory | None = None) -> Tensor:
     """Measured lines to leave out, bool (B, 1, T, Y, X or 1): a share of those that not all frames measure.
 
-    Of one frame, a share of those outside the fully sampled centre.
+    Of one frame, a share of those outside the fully sampled centre. Along a trajectory a share of all readouts.
     """
     measured = keep.any(dim=1, keepdim=True).expand(-1, -1, y.shape[2], y.shape[3], -1)
     chosen = torch.rand(*measured.shape[:4], 1, generator=torch.Generator().manual_seed(seed)) < LEFT_OUT
-    if y.shape[2] > 1:
+    if trajectory is not None:
+        spare = torch.ones_like(measured)
+    elif y.shape[2] > 1:
         spare = measured.float().mean(dim=2, keepdim=True) < 1
     else:
         spare = ~_centre(measured, (y.shape[3], y.shape[4]))
@@ -86,26 +124,51 @@ def _centre(measured: Tensor, size: tuple[int, int]) -> Tensor:
     return ((line >= first) & (line < first + lines))[:, None][None, None, None]
 
 
-def _unseen_power(image: Tensor, y: Tensor, where: Tensor, maps: Tensor) -> float:
-    wrong = torch.where(where, (Fourier() @ Coils(maps))(image) - y, 0)
-    return float(wrong.abs().square().sum() / (2 * where.expand(y.shape).sum()))
+@dataclass(frozen=True)
+class _Tested:
+    """What the samples left out tell, in groups. squared: the error power of each group, over all coils; count: its
+    samples. group, missing: of each place of k-space, its group and the share of frames in which it is not measured."""
+
+    squared: Tensor
+    count: Tensor
+    group: Tensor
+    missing: Tensor
 
 
-def _error(image: Tensor, y: Tensor, keep: Tensor, out: Tensor, maps: Tensor, sigma: float) -> float:
-    """RMSE (each real channel) of an image made without the lines in `out`.
+def _error(tested: _Tested, coils: int, sigma: float) -> float:
+    """RMSE (each real channel) of an image made without the lines left out.
 
     By Parseval and unit root-sum-of-squares maps the squared image error is the k-space error summed over the coils,
-    averaged over k-space. Every line position counts by the share of frames in which it is missing, and with the noise
-    in the others; one that could not be tested counts as the mean.
+    averaged over k-space. Every place counts by the share of frames in which it is missing, and with the noise in the
+    others; one whose group could not be tested counts as the mean.
     """
-    noise = sigma**2
-    if not bool(out.any()):
-        return noise**0.5
-    coverage = keep.any(dim=1, keepdim=True).expand(-1, -1, y.shape[2], y.shape[3], -1).float().mean(2, keepdim=True)
-    wrong = torch.where(out & keep, (Fourier() @ Coils(maps))(image) - y, 0)
-    squared = torch.view_as_real(wrong).square().mean(-1).sum(dim=(1, 2, 4)).sum(0)  # by line, over all coils
-    tested = out.float().expand(*out.shape[:4], y.shape[4]).sum(dim=(0, 1, 2, 4))
-    by_line = (squared / tested.clamp(min=1) - y.shape[1] * noise).clamp(min=0)
-    by_line = torch.where(tested > 0, by_line, by_line[tested > 0].mean())
-    missing = (1 - coverage).mean(dim=(0, 1, 2, 4))
-    return float((missing * by_line + (1 - missing) * noise).mean()) ** 0.5
+    noise, there = sigma**2, tested.count > 0
+    power = (tested.squared / tested.count.clamp(min=1) - coils * noise).clamp(min=0)
+    power = torch.where(there, power, power[there].mean())[tested.group]
+    return float((tested.missing * power + (1 - tested.missing) * noise).mean()) ** 0.5
+
+
+def _by_line(wrong: Tensor, keep: Tensor, out: Tensor) -> _Tested:
+    """wrong: (B, C, T, Y, X), what an image gets wrong of the lines left out, zero elsewhere."""
+    frames, lines, width = wrong.shape[2:]
+    coverage = keep.any(dim=1, keepdim=True).expand(-1, -1, frames, lines, -1).float().mean(2, keepdim=True)
+    squared = torch.view_as_real(wrong).square().mean(-1).sum(dim=(1, 2, 4)).sum(0)
+    count = out.float().expand(*out.shape[:4], width).sum(dim=(0, 1, 2, 4))
+    return _Tested(squared, count, torch.arange(lines, device=wrong.device), (1 - coverage).mean(dim=(0, 1, 2, 4)))
+
+
+def _by_ring(wrong: Tensor, left_out: Tensor, trajectory: Trajectory) -> _Tested:
+    """wrong: (1, C, T, S, N); left_out: bool, likewise. Groups are rings about the centre, one place wide; what lies
+    beyond the last of them that was tested counts as that one."""
+    shape = wrong.shape[2:]
+    ring = _ring(trajectory.points, trajectory.size).expand(shape).flatten()
+    squared = torch.bincount(ring, torch.view_as_real(wrong).square().mean(-1).sum(dim=(0, 1)).flatten())
+    count = torch.bincount(ring, left_out.expand(1, 1, *shape).flatten().float())
+    y, x = ((torch.arange(n, device=wrong.device) - n // 2) / n for n in trajectory.size)
+    places = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1)
+    group = _ring(places, trajectory.size).flatten().clamp(max=int(count.nonzero().max()))
+    return _Tested(squared, count, group, 1 - trajectory.nearest.float().mean(2).flatten())
+
+
+def _ring(points: Tensor, size: tuple[int, int]) -> Tensor:
+    return (points.norm(dim=-1) * max(size)).round().long()

@@ -29,6 +29,7 @@ from benchmark_cases import (
     human_cine,
     hyperpolarized_case,
     on_new_lines,
+    radial_case,
     rat_cine,
     scores,
     still_case,
@@ -167,6 +168,17 @@ def one_frame(data: Path, prior: str | None) -> Iterator[Problem]:
         yield reconstruction("one frame", still_case(data, 4, seed), prior)
 
 
+def radial(data: Path, prior: str | None) -> Iterator[Problem]:
+    """Golden-angle spokes, 16 a frame; beside L+S what is usual there, TV in time (GRASP), all with one operator."""
+    for subject in ("human", "rat"):
+        case = radial_case(data, subject, 16, 0)
+        yield replace(reconstruction("radial", case, prior), rivals=partial(_of_spokes, case))
+
+
+def _of_spokes(case: Case) -> list[Method]:
+    return [m for m in reconstructions(case.kspace) if m.name in ("time average, frozen", "TV in time", "L+S")]
+
+
 def denoising(data: Path, prior: str | None) -> Iterator[Problem]:
     """3, 5 and 10 % of the largest value as noise, complex and in magnitudes (Rician); the level is known to nobody."""
     for subject, magnitude in (("human", human_cine(data)), ("rat", rat_cine(data))):
@@ -224,6 +236,7 @@ TABLES = {
     "other subjects": other_subjects,
     "new lines": new_lines,
     "one frame": one_frame,
+    "radial": radial,
     "denoising": denoising,
     "interpolation": interpolation,
 }

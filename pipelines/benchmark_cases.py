@@ -20,6 +20,7 @@ from medseq.metrics import dynamic_region, nrmse, psnr, ssim, temporal_spectrum_
 from medseq.operators import Fourier
 from medseq.patterns import equispaced, pseudo_radial, variable_density
 from medseq.simulate import acquire
+from medseq.trajectories import golden_radial
 
 Scores = dict[str, float]
 CENTRE = 8  # fully sampled middle lines
@@ -135,6 +136,16 @@ def measured(
     maps = real_maps(data, size)
     keep = pattern(family, truth.frames, size, acceleration, seed)
     return acquire(truth, coils=maps, noise=0.01, keep=keep, seed=seed), maps
+
+
+def radial_case(data: Path, subject: str, spokes: int, seed: int) -> Case:
+    """As `heart_case`, along golden-angle spokes, of which every frame takes the next `spokes`."""
+    truth = with_phase(human_cine(data) if subject == "human" else rat_cine(data))
+    size = (truth.data.shape[-2], truth.data.shape[-1])
+    trajectory = golden_radial(truth.frames, size, spokes)
+    kspace = acquire(truth, coils=real_maps(data, size), noise=0.01, trajectory=trajectory, seed=seed)
+    name = f"{subject}, {spokes} golden-angle spokes, estimated maps, seed {seed}"
+    return Case(name, truth, kspace, dynamic_region(truth.data))
 
 
 def still_case(data: Path, acceleration: float, seed: int) -> Case:

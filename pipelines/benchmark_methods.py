@@ -13,7 +13,7 @@ from torch import Tensor
 from medseq import Clip, KSpace, estimate_maps
 from medseq import baselines as classical
 from medseq.noise import estimate_noise_image, magnitude_unbias
-from medseq.warmstart import sense_operator
+from medseq.warmstart import classical_problem
 
 MOST_RUNS = 9  # of one method on one case
 Run = Callable[..., Tensor]
@@ -75,7 +75,7 @@ def reconstructions(kspace: KSpace, *, equispaced: bool = False) -> list[Method]
     Those that treat frames apart are for one frame only: in a simulated beating heart they are 3 to 12 dB behind.
     """
     maps = estimate_maps(kspace) if kspace.maps is None else kspace.maps
-    y, A = kspace.data, sense_operator(kspace.keep, maps)
+    y, A = classical_problem(kspace.data, kspace.keep, maps, kspace.trajectory)
     zeros = Method("zero-filled", partial(classical.zero_filled, y, A))
     if kspace.frames == 1:
         return [

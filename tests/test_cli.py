@@ -30,7 +30,8 @@ from medseq.io import load_clip, save_clip, save_kspace
 from medseq.io.weights import save_prior
 from medseq.network import VideoUNet
 from medseq.prior import SpreadTable
-from medseq.simulate import acquire_epi, simulate_bold_images
+from medseq.simulate import acquire, acquire_epi, simulate_bold_images
+from medseq.trajectories import golden_radial
 
 RECIPE = "recipe: {width: [8], blocks: 1, steps: 3, window: 16, frames: [1, 2], frames_per_batch: 4}"
 COMMANDS = (
@@ -295,6 +296,8 @@ def test_the_examples_of_help_run(name, here, capsys, monkeypatch):
     save_prior(tiny_bold, here / "tiny_bold.safetensors", {"licence": "test"})
     images = simulate_bold_images(10, (24, 24), 1)[0]
     save_kspace(acquire_epi(images, coils=4), here / "epi.h5")
+    spokes = golden_radial(FRAMES, (SIZE, SIZE), 16)
+    save_kspace(acquire(load_clip("cine.nii.gz"), coils=2, trajectory=spokes), here / "radial.h5")
     save_clip(images.with_data(images.data.abs()), here / "rest.nii.gz")
     for words in examples(help_of(name, capsys)):
         assert main(words) == 0, (words, capsys.readouterr().err)

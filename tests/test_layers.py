@@ -32,12 +32,14 @@ LEVELS = (
         "network",
         "noise",
         "noise_map",
+        "nonuniform",
         "operators",
         "patterns",
         "smoothness",
         "solve",
         "statistics",
         "temporal",
+        "trajectories",
     },
     {"phantoms"},
     {
@@ -105,6 +107,8 @@ NUMERICS = (LEVELS[0] | LEVELS[1] | LEVELS[2]) - {"io"}
 BARE = {"torch", "numpy"} | set(sys.stdlib_module_names)
 # scikit-image and the SciPy it stands on inside functions only, where they are the better tools.
 MAY_CALL_SKIMAGE = {"activation", "baselines", "clinical", "metrics", "statistics"}
+# Likewise the libraries of the optional extra behind it.
+MAY_CALL_FINUFFT = {"nonuniform"}
 # Who must not know whom, beyond the levels.
 STRANGERS = {("io", "network"), ("io", "prior"), ("prior", "operators")}
 EXEMPT = {"medseq.io.weights"}
@@ -196,6 +200,8 @@ def outside(module: str, imported: Import) -> list[str]:
         return []
     if package in {"skimage", "scipy"} and own in MAY_CALL_SKIMAGE and not imported.at_top:
         return []
+    if package in {"finufft", "cufinufft"} and own in MAY_CALL_FINUFFT and not imported.at_top:
+        return []
     return [f"{module} is numerics and imports {imported.module}"]
 
 
@@ -228,6 +234,7 @@ def test_every_listed_module_exists():
         ("medseq.noise", "import scipy.ndimage", "is numerics"),
         ("medseq.metrics", "import skimage.metrics", "is numerics"),
         ("medseq.prior", "def f():\n    import skimage", "is numerics"),
+        ("medseq.nonuniform", "import finufft", "is numerics"),
         ("medseq.io.nifti", "import medseq.prior", "must not know"),
         ("medseq.prior", "from medseq.operators import Mask", "must not know"),
         ("medseq.gadget", "import torch", "has no level"),
@@ -259,7 +266,8 @@ import importlib, sys
 class Bare:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {{"monai", "nibabel", "h5py", "skimage", "scipy", "pydicom", "ismrmrd", "safetensors",
-                                  "rich", "cyclopts", "yaml", "pydantic", "PIL", "matplotlib", "sigpy", "dask"}}:
+                                  "rich", "cyclopts", "yaml", "pydantic", "PIL", "matplotlib", "sigpy", "dask",
+                                  "finufft"}}:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Bare())
 try:

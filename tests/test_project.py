@@ -25,7 +25,8 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "
 # Tests may ask them for a second opinion; the package may not lean on them.
 ORACLES = {"SimpleITK", "dicomweb_client", "hypothesis", "nilearn", "numba", "pytest", "sigpy"}
 # What users may leave out, and the modules that are loaded only when it is used.
-EXTRAS = ("archive", "twix")
+EXTRAS = ("archive", "nonuniform", "twix")
+FOR_GPUS = ("nonuniform-cuda",)  # not locked, as it does not install everywhere
 NEED_EXTRAS = {"medseq.archive.network", "medseq.archive.web"}
 
 
@@ -75,12 +76,14 @@ def test_importing_medseq_loads_nothing_heavy():
 
 def test_what_is_imported_is_declared():
     optional = PROJECT["project"]["optional-dependencies"]
-    lines = [*PROJECT["project"]["dependencies"], *(line for extra in EXTRAS for line in optional[extra])]
+    lines = [*PROJECT["project"]["dependencies"], *(line for extra in EXTRAS + FOR_GPUS for line in optional[extra])]
     declared = {canonicalize_name(Requirement(line).name) for line in lines}
     homes = packages_distributions()
     for package in imported_packages():
         assert package not in ORACLES
-        assert declared & {canonicalize_name(home) for home in homes[package]}, f"{package} is not in pyproject.toml"
+        assert declared & {canonicalize_name(home) for home in homes.get(package, [package])}, (
+            f"{package} is not in pyproject.toml"
+        )
 
 
 def test_everything_else_loads_without_the_extras():
@@ -88,7 +91,7 @@ def test_everything_else_loads_without_the_extras():
     modules = {".".join(path.parts).removesuffix(".__init__") for path in paths} - NEED_EXTRAS - {"medseq.__main__"}
     program = (
         "import importlib, sys\n"
-        "sys.modules.update(dict.fromkeys(['requests', 'pynetdicom', 'mapvbvd']))\n"
+        "sys.modules.update(dict.fromkeys(['requests', 'pynetdicom', 'mapvbvd', 'finufft', 'cufinufft']))\n"
         f"for name in {sorted(modules)}: importlib.import_module(name)"
     )
     run = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, cwd=ROOT)

@@ -72,6 +72,7 @@ def generate(
         "simulate cine -o cine.nii.gz",
         "simulate cine -o raw.h5 --truth truth.nii.gz",
         "simulate cine --from cine.nii.gz -o raw.h5 --acceleration 4",
+        "simulate cine -o radial.h5 --trajectory radial --spokes 16",
         "simulate bold -o bold.nii.gz --truth active.nii.gz",
         "simulate bold -o epi.h5 --truth active.nii.gz --acceleration 3",
     )
@@ -88,6 +89,10 @@ def simulate(
     slices: Annotated[Count | None, Parameter(help="Slices of the phantom.")] = None,
     coils: Annotated[Count | None, Parameter(help="Coils of the k-space.")] = None,
     acceleration: Annotated[Positive | None, Parameter(help="All lines of k-space over those measured.")] = None,
+    trajectory: Annotated[
+        Literal["radial", "spiral"] | None, Parameter(help="Of a cine: golden-angle readouts rather than lines.")
+    ] = None,
+    spokes: Annotated[Count | None, Parameter(help="Spokes or spirals a frame, with --trajectory [16].")] = None,
     noise: Annotated[Positive | None, Parameter(help="Noise std of k-space, relative to the signal.")] = None,
     seed: Annotated[int, Parameter(validator=Number(gte=0), help="The same seed gives the same phantom.")] = 0,
 ) -> None:
@@ -95,7 +100,7 @@ def simulate(
     from medseq.jobs import simulate_file
 
     phantom = {"frames": frames, "size": size, "slices": slices}
-    scan = {"coils": coils, "acceleration": acceleration, "noise": noise}
+    scan = {"coils": coils, "acceleration": acceleration, "noise": noise, "trajectory": trajectory, "spokes": spokes}
     print(simulate_file(kind, output, source=source, truth=truth, phantom=phantom, scan=scan, seed=seed))
 
 

@@ -38,10 +38,11 @@ if TYPE_CHECKING:
         "reconstruct raw.h5 -o image.nii.gz",
         "reconstruct raw.h5 -o image.nii.gz --samples 8 --report",
         "reconstruct epi.h5 -o bold.nii.gz --denoise",
+        "reconstruct radial.h5 -o image.nii.gz --spokes 16",
     )
 )
 def reconstruct(
-    raw: Annotated[Path, Parameter(help="File of multi-coil Cartesian k-space.")],
+    raw: Annotated[Path, Parameter(help="File of multi-coil k-space.")],
     /,
     *,
     output: Output,
@@ -52,6 +53,9 @@ def reconstruct(
     keep_phase: Annotated[
         bool, Parameter(name="--complex", help="Write complex values, which few viewers open.")
     ] = False,
+    spokes: Annotated[
+        Count | None, Parameter(help="Cut a stream of radial or spiral readouts into frames of so many.")
+    ] = None,
     steps: Annotated[Count | None, Parameter(help="Noise levels [default: 4, or 12 with several samples].")] = None,
     report: Report = False,
     support: Support = False,
@@ -71,7 +75,7 @@ def reconstruct(
         return reconstruct_bold(kspace, denoise=denoise, samples=samples, device=device, progress=progress)
 
     settings = {"kind": kind, "denoise": denoise, "complex": keep_phase, "steps": steps, "support": support}
-    settings |= asdict(options)
+    settings |= {"spokes": spokes, **asdict(options)}
     print(reconstruct_file(raw, output, settings, work, bold_work, report=report))
 
 

@@ -1,13 +1,16 @@
-"""Multi-coil Cartesian 2-D + t raw data as ISMRMRD (HDF5), read and written with the ismrmrd library.
+"""Multi-coil 2-D + t raw data as ISMRMRD (HDF5), read and written with the ismrmrd library.
 
 `raw_scan.py` decides what is used and what is refused, `raw_epi.py` which echo-planar data are ready, `raw_plan.py`
 where each readout goes, `raw_geometry.py` the affine and the times, `raw_samples.py` moves the samples,
-`raw_header.py` describes k-space to be written.
+`raw_trajectory.py` reads what lies on no grid, `raw_header.py` describes k-space to be written.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from medseq.io.raw_header import acquisitions_of, header_of
 from medseq.io.raw_plan import Plan, calibration_plan, make_plan
 from medseq.io.raw_samples import grid_samples, measured_noise
 from medseq.io.raw_scan import PREFIX, Scan
+from medseq.io.raw_trajectory import read_readouts
 
 _GROUP = "dataset"
 # HDF5 arrays beside the readouts, for what the ISMRMRD header has no exact field for.
@@ -33,7 +37,7 @@ _TIMES, _COVARIANCE = PREFIX + "frame_times", PREFIX + "noise_covariance"
 
 
 def load_ismrmrd(path: str | Path) -> KSpace:
-    """Load multi-coil Cartesian 2-D + t k-space from an ISMRMRD file.
+    """Load multi-coil 2-D + t k-space from an ISMRMRD file: Cartesian, or along the trajectories stored with it.
 
     data: (B, C, T, Y, X): slices (in order along their normal), coils, frames (cardiac phases or repetitions),
     phase-encoding lines, readout samples; repeated readouts of a line (averages) are averaged. DC is at index N // 2.
@@ -44,13 +48,16 @@ def load_ismrmrd(path: str | Path) -> KSpace:
     maps: None. affine: from position (the voxel at index N // 2) and directions, LPS turned to RAS.
     times: TR is the time between frames. period: T * TR for cardiac phases, None for repetitions.
     calibration: a separate calibration scan, if it has the image's field of view. epi: the trajectory is.
+    trajectory: of radial, spiral and other readouts with a stored 2-D trajectory, in the order of the file, as many a
+    frame as the fullest has; the data are then (B, C, T, S, N), as measured. A stream of one frame is cut into several
+    by `medseq.trajectories.binned`.
     Reversed readouts are flipped, calibration lines of the image used. Navigator, phase-correction, dummy, feedback
     and coil-correction readouts are left out with a MedseqWarning, and so is every assumption warned of (no
     directions, no TR, no centre line, ...).
     Raises InputError when the file is missing, broken or contradicts itself, when its samples are all zero or not
-    finite, and, by name, on what cannot be used: a second phase encoding, other trajectories, several encodings,
-    contrasts or sets, phases in several repetitions, slices that are not parallel and evenly spaced, slices excited
-    together (multiband), and EPI that is not ghost-corrected and regridded (see `medseq.io.raw_epi`).
+    finite, and, by name, on what cannot be used: a second phase encoding, trajectories that are not stored, several
+    encodings, contrasts or sets, phases in several repetitions, slices that are not parallel and evenly spaced, slices
+    excited together (multiband), and EPI that is not ghost-corrected and regridded (see `medseq.io.raw_epi`).
     """
     path = Path(path)
     with raw_faults_named(path, "ISMRMRD"), open_hdf5(path) as file:
@@ -71,6 +78,8 @@ def read_scan(
     acquisitions: its readouts in the order of `scan.heads`: indexing gives one, slicing several objects with `data`
     (coils, samples). times, covariance: what medseq itself stored of them, if the file holds it.
     """
+    if not scan.on_grid:
+        return _read_along(acquisitions, scan, times, covariance)
     check_echo_trains(scan)
     plan = make_plan(scan, times)
     data, count = grid_samples(acquisitions, scan, plan)
@@ -78,15 +87,31 @@ def read_scan(
     check_values(data, scan.path)
     calibration = _calibration(acquisitions, scan, plan)
     keep = whole_lines(count > 0)
-    try:
-        kspace = KSpace(
+    with _named(scan):
+        return KSpace(
             data, keep, None, noise, plan.affine, plan.times, plan.period, calibration=calibration, epi=is_epi(scan)
         )
+
+
+def _read_along(acquisitions: Any, scan: Scan, times: np.ndarray | None, covariance: np.ndarray | None) -> KSpace:
+    """`read_scan` of readouts that have trajectories."""
+    found = read_readouts(acquisitions, scan, times)
+    noise = _noise(scan, covariance, measured_noise(acquisitions, scan), found.keep)
+    check_values(found.data, scan.path)
+    with _named(scan):
+        kspace = KSpace(found.data, found.keep, None, noise, found.affine, found.times, found.period)
+        return replace(kspace, trajectory=found.trajectory)
+
+
+@contextmanager
+def _named(scan: Scan) -> Iterator[None]:
+    """Name the file when its k-space is impossible, and warn of what had to be assumed when it is not."""
+    try:
+        yield
     except InputError as error:
         raise InputError(f"{scan.path}: {error}") from error
     for note in scan.notes:
-        warnings.warn(note, MedseqWarning, stacklevel=3)
-    return kspace
+        warnings.warn(note, MedseqWarning, stacklevel=5)
 
 
 def save_ismrmrd(kspace: KSpace, path: str | Path) -> None:
@@ -99,6 +124,7 @@ def save_ismrmrd(kspace: KSpace, path: str | Path) -> None:
     What the format has no exact field for is added in medseq's own: the period and a noise std as user parameters
     (`medseq_period`, `medseq_noise_std`), the frame times and a noise covariance as arrays beside the readouts
     (`medseq_frame_times`, `medseq_noise_covariance` with real and imaginary part as its last axis).
+    Along a trajectory every measured readout is stored with its own, in cycles per voxel from -0.5 to 0.5.
     Raises InputError when the mask varies along a readout or from coil to coil, when samples are not finite, or a size
     exceeds the 16-bit counters; ResourceError when the file cannot be written.
     """
@@ -163,7 +189,7 @@ def _noise(scan: Scan, covariance: np.ndarray | None, measured: Tensor | None, c
         return scan.own_parameters()["noise_std"]
     if measured is None:
         return None
-    averages = count[count > 0]
+    averages = count[count > 0].int()
     fewest, most = int(averages.min()), int(averages.max())
     if fewest != most:
         scan.assume(f"lines were measured {fewest} to {most} times; the noise is taken as that of {fewest}")

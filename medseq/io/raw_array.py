@@ -55,6 +55,8 @@ def array_of(kspace: KSpace, path: Path) -> np.ndarray:
     which has no place. Raises InputError on
     samples that are all zero or not finite, and on a mask that varies from coil to coil.
     """
+    if kspace.trajectory is not None:
+        raise InputError(f"{path}: not written, as the format has no place for a trajectory; end it in .h5 (ISMRMRD)")
     keep = kspace.keep
     if not bool((keep == keep[:, :1]).all()):
         raise InputError(f"{path}: not written, as the mask varies from coil to coil; give one mask for all")

@@ -15,7 +15,8 @@ import numpy as np
 from medseq.errors import InputError
 from medseq.io.ismrmrd_library import ismrmrd, xsd
 
-# The names of medseq's own parameters in a header start with this: `noise_std` (data units) and `period` (seconds).
+# The names of medseq's own parameters in a header start with this: `noise_std` (data units), `period` and
+# `readout_interval` (seconds).
 PREFIX = "medseq_"
 _NO_IMAGE = {
     ismrmrd.ACQ_IS_NAVIGATION_DATA: "navigator",
@@ -33,6 +34,7 @@ _ONE_VALUE = {
     "set": "sets",
     "kspace_encode_step_2": "steps of a second phase encoding (3-D)",
 }
+_ON_GRID = (xsd.trajectoryType.CARTESIAN, xsd.trajectoryType.EPI)
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,6 @@ class Scan:
                 f"the readouts refer to encoding {references[0]}, which the header lacks; correct either"
             )
         encoding = self.header.encoding[references[0]]
-        if encoding.trajectory not in (xsd.trajectoryType.CARTESIAN, xsd.trajectoryType.EPI):
-            raise self.refusal(f"the trajectory is {encoding.trajectory.value}; only Cartesian raw data can be used")
         self._check_one_slice_at_a_time(encoding)
         if encoding.encodedSpace.matrixSize.z > 1 or encoding.reconSpace.matrixSize.z > 1:
             raise self.refusal("the matrix is 3-D (z > 1); only 2-D series can be used")
@@ -123,7 +123,7 @@ class Scan:
             sizes = [space.matrixSize.x, space.matrixSize.y, space.fieldOfView_mm.x, space.fieldOfView_mm.y]
             if not np.isfinite(sizes).all() or min(sizes) <= 0:
                 raise self.refusal(f"impossible matrix or field of view {sizes} in the header; correct it")
-        if (lines["trajectory_dimensions"] > 0).any():
+        if encoding.trajectory in _ON_GRID and (lines["trajectory_dimensions"] > 0).any():
             self.assume("stored trajectories are left aside, as the header says Cartesian")
         return encoding
 
@@ -134,6 +134,11 @@ class Scan:
                 f"{multiband.multiband_factor} slices were excited at once (multiband); separate them first, and take "
                 "multiband out of the header"
             )
+
+    @property
+    def on_grid(self) -> bool:
+        """Whether the readouts are lines of a grid; else their own trajectories say where they lie."""
+        return self.encoding.trajectory in _ON_GRID
 
     def coils(self) -> int:
         """The number of channels, the same in every readout; raises InputError when it is not."""

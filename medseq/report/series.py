@@ -14,7 +14,7 @@ from torch import Tensor
 from medseq.acquisition import slice_of, whitened
 from medseq.baselines import linear_interpolation, zero_filled
 from medseq.bold import tissue_mask
-from medseq.clip import Clip, KSpace
+from medseq.clip import Clip, KSpace, Trajectory
 from medseq.errors import InputError
 from medseq.gathering import Restored
 from medseq.metrics import tsnr
@@ -25,7 +25,7 @@ from medseq.report.plots import COLOURS, plot
 from medseq.report.stage import Stage, signed, unsigned, white
 from medseq.report.structure import structure_table
 from medseq.temporal import TemporalStatistics, temporal_statistics
-from medseq.warmstart import sense_operator
+from medseq.warmstart import classical_problem, sense_operator
 
 _FEWEST_FRAMES = 3  # that say anything about motion
 _STD_NOTE = "The std over the samples is not calibrated: it is no confidence interval."
@@ -87,8 +87,12 @@ def reconstructed(kspace: KSpace, restored: Restored) -> list[Block]:
     white_kspace, sigma, gain = whitened(kspace)
     parts = [slice_of(white_kspace, b, torch.device("cpu")) for b in range(kspace.data.shape[0])]
     # whitened() gave them maps
-    operators = [sense_operator(part.keep, part.maps) for part in parts if part.maps is not None]
-    zeros = [zero_filled(part.data, A) for part, A in zip(parts, operators, strict=True)]
+    operators = [sense_operator(part.keep, part.maps, part.trajectory) for part in parts if part.maps is not None]
+    zeros = [
+        zero_filled(*classical_problem(part.data, part.keep, part.maps, part.trajectory))
+        for part in parts
+        if part.maps is not None
+    ]
     before = after.with_data(torch.cat(zeros) / gain)
     before = before.with_data(before.data * _level(before.data, after.data))
     panels = _versions(stage, ("Zero-filled", before), ("Result", after))
@@ -234,7 +238,7 @@ def _misfit(predicted: Tensor, part: KSpace, sigma: float) -> float:
 
 
 def _measured(kspace: KSpace, sigma: float, fit: list[float]) -> Table:
-    share = float(kspace.keep.expand(kspace.data.shape).float().mean())
+    share = 1 / kspace.acceleration
     rows = [
         ["Coils", str(kspace.coils)],
         ["Share of k-space measured", f"{100 * share:.1f} %"],
@@ -252,6 +256,8 @@ def _measured(kspace: KSpace, sigma: float, fit: list[float]) -> Table:
 
 
 def _sampling(kspace: KSpace, b: int) -> Picture:
+    if kspace.trajectory is not None:
+        return _first_frame(kspace.trajectory)
     keep = kspace.keep[b if kspace.keep.shape[0] > 1 else 0, 0].expand(kspace.frames, *kspace.data.shape[-2:])
     lines = keep.float().mean(2).T.numpy()  # (Y, T)
 
@@ -264,3 +270,15 @@ def _sampling(kspace: KSpace, b: int) -> Picture:
         axes.set_ylabel("phase-encoding line")
 
     return plot("Lines that were measured", "Which lines of k-space were measured in which frame.", draw)
+
+
+def _first_frame(trajectory: Trajectory) -> Picture:
+    y, x = trajectory.points[0].cpu().unbind(-1)
+
+    def draw(axes: Axes) -> None:
+        axes.plot(x.T.numpy(), y.T.numpy(), color=COLOURS[0], linewidth=0.7)
+        axes.set_aspect("equal")
+        axes.set_xlabel("kx (cycles per voxel)")
+        axes.set_ylabel("ky (cycles per voxel)")
+
+    return plot("Readouts of the first frame", "Where in k-space the readouts of the first frame lie.", draw)
