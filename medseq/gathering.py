@@ -19,7 +19,7 @@ from medseq.mismatch import LIMIT, score
 from medseq.noise import unit_noise
 from medseq.posterior import Level, best_images, noise_levels, posterior_samples, turning
 from medseq.prior import Trust
-from medseq.runtime import Engine
+from medseq.runtime import Engine, in_windows
 from medseq.support import data_support
 
 # Chosen on simulated and animated cases (docs/measurements.md), then fixed.
@@ -100,7 +100,7 @@ def best_image(
     It starts without noise, its own error in the place of the first level, and none is put back: measured on animated
     stills this is 0.1 to 0.7 dB better than starting from image + noise. `refine` takes it on between levels.
     """
-    denoiser = turning(engine.denoiser)
+    denoiser = turning(engine.prior, in_windows)
     return engine.last(best_images(denoiser, measurement, levels, image, spread=spread_of(engine), refine=refine))
 
 

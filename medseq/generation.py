@@ -24,7 +24,7 @@ from medseq.noise import unit_noise
 from medseq.operators import Mask
 from medseq.posterior import Denoiser, noise_levels, posterior_samples
 from medseq.prior import Prior
-from medseq.runtime import WINDOW, Engine, Progress
+from medseq.runtime import WHOLE, Engine, Progress
 from medseq.simulate import scanner_affine
 
 HIGHEST_SIGMA = 20.0  # of the scale: above it the prior was not trained
@@ -102,5 +102,5 @@ def unconditional(prior: Denoiser, start: Tensor, steps: int, generator: torch.G
 def _check(frames: int, size: tuple[int, int], count: int, periodic: bool) -> None:
     if frames < 1 or count < 1 or min(size) < 16 or max(size) > 2048:
         raise UsageError(f"can't generate {count} clips of {frames} frames of {size[0]} x {size[1]} (16 to 2048)")
-    if periodic and frames > WINDOW:
-        raise UsageError(f"one cycle has at most {WINDOW} frames, got {frames}; ask for fewer, or for no cycle")
+    if periodic and frames > WHOLE:
+        raise UsageError(f"one cycle has at most {WHOLE} frames, got {frames}; ask for fewer, or for no cycle")

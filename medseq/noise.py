@@ -90,14 +90,21 @@ def estimate_noise(kspace: KSpace) -> Tensor:
     Raises InputError when too few samples are left.
     """
     data = kspace.data
-    keep = kspace.keep.expand(data.shape) & (data != 0)
-    distance = _corner_distance(data).expand(data.shape)[keep]
-    needed = _FEWEST * kspace.coils
-    if distance.numel() < needed:
+    keep = kspace.keep.expand(data.shape)
+    # By place and frame by frame: as many flags and distances as samples would take as much memory as these do.
+    frames = range(kspace.frames)
+    count = sum((keep[:, :, t] & (data[:, :, t] != 0)).sum((0, 1)) for t in frames)
+    assert isinstance(count, Tensor)
+    total, needed = int(count.sum()), _FEWEST * kspace.coils
+    if total < needed:
         raise InputError("too few k-space samples were measured to estimate the noise; give it as `noise`")
-    outer = keep & (_corner_distance(data) >= _largest(distance, max(needed, int(_OUTER * distance.numel()))))
-    channels = torch.view_as_real(data).abs().movedim(1, 0).flatten(1, -2)
-    chosen = outer.movedim(1, 0).flatten(1)
+    distance = _corner_distance(data)
+    order = distance.flatten().argsort(descending=True)
+    reached = count.flatten()[order].cumsum(0) >= max(needed, int(_OUTER * total))
+    outer = distance >= distance.flatten()[order[reached.int().argmax()]]
+    samples = data[..., outer]
+    chosen = (keep[..., outer] & (samples != 0)).movedim(1, 0).flatten(1)
+    channels = torch.view_as_real(samples).abs().movedim(1, 0).flatten(1, -2)
     absolute = channels.masked_fill(~chosen[..., None], torch.nan).flatten(1)
     return absolute.nanmedian(1).values / _MEDIAN_OF_ABS_NORMAL
 
@@ -201,8 +208,3 @@ def _corner_distance(data: Tensor) -> Tensor:
     y = (torch.arange(size_y, device=data.device) - size_y // 2).abs() / max(size_y / 2, 1)
     x = (torch.arange(size_x, device=data.device) - size_x // 2).abs() / max(size_x / 2, 1)
     return y[:, None] * x
-
-
-def _largest(values: Tensor, count: int) -> Tensor:
-    """The least of the `count` largest values."""
-    return values.kthvalue(values.numel() - count + 1).values

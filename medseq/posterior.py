@@ -43,10 +43,11 @@ def noise_levels(steps: int, high: float, low: float, rho: float = 7.0) -> list[
     return [(a + i / (steps - 1) * (b - a)) ** rho for i in range(steps)] + [0.0]
 
 
-def turning(prior: Denoiser) -> Denoiser:
+def turning(prior: Denoiser, windowed: Callable[[Denoiser], Denoiser] = lambda prior: prior) -> Denoiser:
     """The prior, shown the series in another way every time: mirrored in x, in y, laid on its side, as it is.
 
-    Anatomy has no preferred side, but a network has: over a few levels its habits average out, at no price.
+    Anatomy has no preferred side, but a network has: over a few levels its habits average out, at no price. windowed:
+    makes a prior see a long series in windows, each of which is then turned when its turn comes.
     """
     views: tuple[Callable[[Tensor], Tensor], ...] = (
         lambda x: x.flip(-1),
@@ -58,7 +59,7 @@ def turning(prior: Denoiser) -> Denoiser:
 
     def turned(x: Tensor, sigma: Level) -> Tensor:
         view = next(turn)
-        return view(prior(view(x), sigma))
+        return windowed(lambda part, level: view(prior(view(part), level)))(x, sigma)
 
     return turned
 
@@ -133,7 +134,7 @@ def _descend(
     last = len(levels) - 1
     for number, (sigma, below) in enumerate(pairwise(levels), 1):
         clean = prior(x, sigma)
-        drift = (x - clean) / sigma
+        drift = None if refine is not None else (x - clean) / sigma
         clean = consistent(clean, sigma if spread is None else spread(sigma))
         yield clean
         if number == last:
@@ -141,5 +142,6 @@ def _descend(
         if refine is not None:
             x = refine(clean)
             continue
+        assert drift is not None
         fresh = eta if isinstance(eta, float | int) else eta(sigma, below)
         x = clean + below * ((1 - fresh**2) ** 0.5 * drift + fresh * unit_noise(x, generator))

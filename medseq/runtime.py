@@ -15,8 +15,8 @@ from medseq.prior import Prior, SpreadTable, Windowed
 
 Progress = Callable[[int, int], None]
 
-# A window of this many frames holds a whole cardiac cycle; longer series are cut into such windows.
-WINDOW, OVERLAP = 96, 16
+# A series of this many frames, a whole cardiac cycle, is seen at once; a longer one in windows, short ones to save memory.
+WHOLE, WINDOW, OVERLAP = 96, 64, 16
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -45,11 +45,17 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype | None:
     return choices[name]
 
 
+def in_windows(prior: Denoiser) -> Denoiser:
+    """A prior, or anything called like one, that sees a long series in windows."""
+    return Windowed(prior, WINDOW, OVERLAP, WHOLE)
+
+
 class Engine:
     """A prior made ready for one series, and what its runs share.
 
-    prior: a Prior, a name or path for `load_prior`, or None for the shipped one. `denoiser` is what the sampler
-    calls: the prior on the device, in the chosen precision, periodic or not, windowed when the series is long.
+    prior: a Prior, a name or path for `load_prior`, or None for the shipped one. Its attribute `prior` is that on the
+    device, in the chosen precision, periodic or not; `denoiser` is what the sampler calls: the same, windowed when the
+    series is long.
     """
 
     def __init__(
@@ -73,15 +79,14 @@ class Engine:
         loaded = prior if isinstance(prior, Prior) else load_prior(prior)
         if loaded.spread is None:
             raise UsageError("this prior has no spread table: measure it with medseq.recipe.measure_spread")
-        windowed = frames > WINDOW
-        ready = Prior(
+        self.prior: Denoiser = Prior(
             loaded.net.to(self.device),
             loaded.sigma_data,
             loaded.spread,
-            periodic=periodic and not windowed,  # a window does not go over into itself
+            periodic=periodic and frames <= WHOLE,  # a window does not go over into itself
             autocast=choose_precision(precision, self.device),
         ).eval()
-        self.denoiser: Denoiser = Windowed(ready, WINDOW, OVERLAP) if windowed else ready
+        self.denoiser = in_windows(self.prior)
         self.spread: SpreadTable = loaded.spread
         self.trust, self.periodic = loaded.trust, periodic
         self.seed, self.samples, self.steps = seed, samples, steps

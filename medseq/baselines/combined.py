@@ -43,18 +43,20 @@ def kt_composite(
     periodic: as for `temporal_tv`. Returns the image series (B, 1, T, Y, X).
     """
     start = time_average(y, A, iterations=STILL) if start is None else start
-    return composite_descent(y, A, weights=weights, periodic=periodic)(start, iterations)
+    return composite_descent(A.adjoint(y), A, weights=weights, periodic=periodic)(start, iterations)
 
 
 def composite_descent(
-    y: Tensor,
+    b: Tensor,
     A: LinearOp,
     *,
     weights: Weights = Weights(),  # noqa: B008 (frozen)
     periodic: bool = False,
 ) -> Callable[[Tensor, int], Tensor]:
-    """The iterations of `kt_composite`, to be taken from anywhere: a function (series, iterations) -> series."""
-    b = A.adjoint(y)
+    """The iterations of `kt_composite`, to be taken from anywhere: a function (series, iterations) -> series.
+
+    b: A^H y, all that they ask of the measurement, (B, 1, T, Y, X).
+    """
     step = 1 / (1 + weights.regularization)
     amount = step * weights.frequencies * largest_frequency(b)
     few_jumps = variation_step(b, step * weights.jumps, (2,), periodic, inner=2)
@@ -62,6 +64,10 @@ def composite_descent(
     gradient = least_squares(A, b, weights.regularization)
 
     def proximal(x: Tensor) -> Tensor:
-        return soft_spectrum(x, amount).add_(few_jumps(x)).add_(few_courses(x)).div_(3)
+        for rows, shrink in few_courses():
+            part = x.index_select(3, rows)
+            mean = soft_spectrum(part, amount).add_(few_jumps(part, rows)).add_(shrink(part)).div_(3)
+            x.index_copy_(3, rows, mean)
+        return x
 
     return lambda x, iterations: accelerated(gradient, proximal, x, step, iterations)
