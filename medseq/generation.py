@@ -9,7 +9,6 @@ from the shipped prior that draws texture in place of shapes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from medseq.gathering import SMALLEST_SIGMA, Restored
 from medseq.measurement import Measurement
 from medseq.noise import unit_noise
 from medseq.operators import Mask
-from medseq.posterior import Denoiser, noise_levels, posterior_samples
+from medseq.posterior import Denoiser, Samples, noise_levels, posterior_samples
 from medseq.prior import Prior
 from medseq.runtime import WHOLE, Engine, Progress
 from medseq.simulate import scanner_affine
@@ -87,7 +86,7 @@ def generate(
     return Restored(clip, info={"steps": steps, "device": str(engine.device)})
 
 
-def unconditional(prior: Denoiser, start: Tensor, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
+def unconditional(prior: Denoiser, start: Tensor, steps: int, generator: torch.Generator) -> Samples:
     """Descend from `start` (B, 1, T, Y, X), noise of the highest sigma included, yielding the estimate at every level.
 
     The last one is a sample of the prior. Raises UsageError for fewer than one step.

@@ -9,7 +9,7 @@ perturbation). No gradient of the prior is ever taken, and noisy data are never 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, partial
 from typing import TypeVar
 
 import torch
@@ -23,6 +23,7 @@ from medseq.solve import cg
 Spread = float | Tensor
 T = TypeVar("T", float, Tensor, Spread)
 CHUNK = 16  # frames worked on at a time, where they are apart
+LONG = 96  # frames: what is as large as a longer series, and quickly made anew, is not held
 
 
 class ByFrames:
@@ -64,6 +65,13 @@ def back_projection(y: Measured, A: LinearOp, sigma: float | Tensor = 1.0) -> Te
     return found
 
 
+def projection(y: Measured, A: LinearOp, sigma: float | Tensor = 1.0) -> Callable[[], Tensor]:
+    """What gives the `back_projection`: the same one every time, unless the series is long."""
+    if y.shape[2] > LONG:
+        return partial(back_projection, y, A, sigma)
+    return cache(partial(back_projection, y, A, sigma))
+
+
 class Measurement:
     """y = A x + sigma * noise.
 
@@ -89,6 +97,7 @@ class Measurement:
         self.y, self.A, self.sigma = y, A, sigma
         self.iterations, self.tolerance = iterations, tolerance
         self.chunk = chunk if A.separable else 0
+        self._projection = projection(y, A, sigma)
 
     def solve(self, clean: Tensor, spread: Spread) -> Tensor:
         """The mean of x given y, when x ~ N(clean, spread^2): (B, 1, T, Y, X). spread: a number or (B, 1, T, 1, 1)."""
@@ -111,7 +120,7 @@ class Measurement:
             chunk = slice(first, first + step) if self.chunk else slice(None)
             operator = self.A.frames(chunk) if self.chunk else self.A
             sigma, width = _of_frames(self.sigma, chunk), _of_frames(spread, chunk)
-            x, back = clean[:, :, chunk], self._back_projection[:, :, chunk]
+            x, back = clean[:, :, chunk], self._back_projection(chunk, operator)
             if perturbed:
                 y = frames_of(self.y, chunk)
                 of_x, of_y = _noise_by_frame(x, y, generator)
@@ -119,10 +128,11 @@ class Measurement:
             solved[:, :, chunk] = self._correct(x, back, operator, sigma, width)
         return solved
 
-    @cached_property
-    def _back_projection(self) -> Tensor:
-        """A^H sigma^-2 y, which no belief changes."""
-        return back_projection(self.y, self.A, self.sigma)
+    def _back_projection(self, chunk: slice, operator: LinearOp) -> Tensor:
+        """The frames in `chunk` of A^H sigma^-2 y, which no belief changes."""
+        if self.chunk and self.y.shape[2] > LONG:
+            return operator.adjoint(frames_of(self.y, chunk) / _of_frames(self.sigma, chunk) ** 2)
+        return self._projection()[:, :, chunk]
 
     def _correct(self, x: Tensor, back: Tensor, operator: LinearOp, sigma: Spread, spread: Spread) -> Tensor:
         """x + spread d, where (1 + spread A^H sigma^-2 A spread) d = spread (back - A^H sigma^-2 A x).

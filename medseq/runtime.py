@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medseq.errors import ResourceError, UsageError
 from medseq.io.weights import load_prior
-from medseq.posterior import Denoiser
+from medseq.posterior import Denoiser, Samples
 from medseq.prior import Prior, SpreadTable, Windowed
 
 Progress = Callable[[int, int], None]
@@ -105,14 +105,15 @@ class Engine:
         """How many calls of `tick` there will be."""
         self._total = evaluations
 
-    def last(self, loop: Iterator[Tensor]) -> Tensor:
+    def last(self, loop: Samples) -> Tensor:
         """The sample that the sampler ends with, reporting every level on the way."""
-        *_, sample = map(self._counted, loop)
-        return sample
-
-    def _counted(self, clean: Tensor) -> Tensor:
-        self.tick()
-        return clean
+        while True:
+            try:
+                next(loop)  # not held while the sampler goes on
+            except StopIteration as end:
+                sample: Tensor = end.value
+                return sample
+            self.tick()
 
     def tick(self) -> None:
         """One evaluation of the network is done."""

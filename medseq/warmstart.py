@@ -16,7 +16,7 @@ from torch import Tensor
 from medseq.acquisition import image_of
 from medseq.baselines import composite_descent, wavelet
 from medseq.coils import average_of, full_centre
-from medseq.measurement import Measured, back_projection, chunks, frames_of
+from medseq.measurement import Measured, chunks, frames_of, projection
 from medseq.operators import Coils, Fourier, LinearOp, Mask
 
 ITERATIONS = 25  # without the lines left out
@@ -65,8 +65,8 @@ def warm_start(y: Measured, keep: Tensor, maps: Tensor, sigma: float, seed: int,
         image = wavelet(one, A, iterations=STILL_ITERATIONS)
     else:
         average = image_of(*average_of(y, keep), maps).expand(-1, -1, y.shape[2], -1, -1)
-        blind = composite_descent(back_projection(y, part), part, periodic=periodic)(average, ITERATIONS)
-        go_on = composite_descent(back_projection(y, A), A, periodic=periodic)
+        blind = composite_descent(projection(y, part), part, periodic=periodic)(average, ITERATIONS)
+        go_on = composite_descent(projection(y, A), A, periodic=periodic)
         image = go_on(blind, FINISHING)
     error = _error(blind, y, keep, out, maps, sigma)
     if not bool(out.any()):

@@ -43,11 +43,12 @@ def kt_composite(
     periodic: as for `temporal_tv`. Returns the image series (B, 1, T, Y, X).
     """
     start = time_average(y, A, iterations=STILL) if start is None else start
-    return composite_descent(A.adjoint(y), A, weights=weights, periodic=periodic)(start, iterations)
+    b = A.adjoint(y)
+    return composite_descent(lambda: b, A, weights=weights, periodic=periodic)(start, iterations)
 
 
 def composite_descent(
-    b: Tensor,
+    project: Callable[[], Tensor],
     A: LinearOp,
     *,
     weights: Weights = Weights(),  # noqa: B008 (frozen)
@@ -55,13 +56,14 @@ def composite_descent(
 ) -> Callable[[Tensor, int], Tensor]:
     """The iterations of `kt_composite`, to be taken from anywhere: a function (series, iterations) -> series.
 
-    b: A^H y, all that they ask of the measurement, (B, 1, T, Y, X).
+    project: makes A^H y (B, 1, T, Y, X), all that they ask of the measurement, whenever some are taken.
     """
+    b = project()
     step = 1 / (1 + weights.regularization)
     amount = step * weights.frequencies * largest_frequency(b)
     few_jumps = variation_step(b, step * weights.jumps, (2,), periodic, inner=2)
     few_courses = local_rank_step(b, step * weights.rank)
-    gradient = least_squares(A, b, weights.regularization)
+    del b
 
     def proximal(x: Tensor) -> Tensor:
         for rows, shrink in few_courses():
@@ -70,4 +72,7 @@ def composite_descent(
             x.index_copy_(3, rows, mean)
         return x
 
-    return lambda x, iterations: accelerated(gradient, proximal, x, step, iterations)
+    def descent(x: Tensor, iterations: int) -> Tensor:
+        return accelerated(least_squares(A, project(), weights.regularization), proximal, x, step, iterations)
+
+    return descent

@@ -68,25 +68,27 @@ def local_rank_step(b: Tensor, threshold: float, patch: int = 8) -> Callable[[],
     largest = (largest_singular(_cut(shifted_blocks(band, (0, 0), patch), patch)).amax(1, keepdim=True) for band in bands)
     amount = threshold * reduce(torch.maximum, largest)
     moves = shifts(patch)
-    padded = len(bands) * patch  # rows
+    height, device, padded = b.shape[-2], b.device, len(bands) * patch
+    del b, bands, largest  # as large as the series
 
     def tiling() -> Iterator[tuple[Tensor, RowStep]]:
         down, right = next(moves)
-        order = (torch.arange(padded, device=b.device) - down) % padded
-        for places in order.split(patch if b.device.type == "cpu" else padded):
-            there = places < b.shape[-2]
-            yield places[there], partial(_shrunk, there=there, right=right, patch=patch, amount=amount)
+        order = (torch.arange(padded) - down) % padded
+        for places in order.split(patch if device.type != "cuda" else padded):
+            there = (places < height).nonzero()[:, 0]
+            size = (len(places), there.to(device))
+            yield places[there].to(device), partial(_shrunk, size=size, right=right, patch=patch, amount=amount)
 
     return tiling
 
 
-def _shrunk(part: Tensor, there: Tensor, right: int, patch: int, amount: Tensor) -> Tensor:
-    """Rows of patches with shrunken singular values; there: bool, which rows of those patches lie in the image."""
-    whole = part.new_zeros(*part.shape[:3], len(there), part.shape[4])
-    whole[..., there, :] = part
+def _shrunk(part: Tensor, size: tuple[int, Tensor], right: int, patch: int, amount: Tensor) -> Tensor:
+    """Rows of patches with shrunken singular values; size: rows of those patches, and which of them lie in the image."""
+    rows, there = size
+    whole = part.new_zeros(*part.shape[:3], rows, part.shape[4]).index_copy_(3, there, part)
     whole = shifted_blocks(whole, (0, right), patch)
     shrunk = _join(soft_rank(_cut(whole, patch), amount), whole)
-    return unshifted_blocks(shrunk, (0, right), (len(there), part.shape[4]))[..., there, :]
+    return unshifted_blocks(shrunk, (0, right), (rows, part.shape[4])).index_select(3, there)
 
 
 def _cut(x: Tensor, patch: int) -> Tensor:

@@ -76,14 +76,16 @@ def variation_step(
     dual = torch.zeros(len(axes), *b.shape, dtype=b.dtype, device=b.device)
     apart = axes == (2,) and b.device.type == "cpu"  # see `by_rows`
 
-    def proximal(x: Tensor, rows: Tensor | None = None) -> Tensor:
-        if rows is None and apart:
-            parts = torch.arange(x.shape[3]).split(ROWS)
-            return torch.cat([proximal(x.index_select(3, rows), rows) for rows in parts], dim=3)
-        kept = dual if rows is None else dual.index_select(4, rows)
-        kept = _dual_steps(x, kept, amount, axes, periodic, inner)
-        dual.index_copy_(4, rows, kept) if rows is not None else dual.copy_(kept)
+    def of_rows(x: Tensor, rows: Tensor) -> Tensor:
+        kept = _dual_steps(x, dual.index_select(4, rows), amount, axes, periodic, inner)
+        dual.index_copy_(4, rows, kept)
         return x - _differences_adjoint(kept, axes, periodic)
+
+    def proximal(x: Tensor, rows: Tensor | None = None) -> Tensor:
+        if rows is not None:
+            return of_rows(x, rows)
+        parts = torch.arange(x.shape[3], device=x.device).split(ROWS if apart else x.shape[3])
+        return torch.cat([of_rows(x.index_select(3, part), part) for part in parts], dim=3)
 
     return proximal
 
