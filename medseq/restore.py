@@ -93,6 +93,7 @@ def reconstruct(
         progress=progress,
     )
     engine.expect(kspace.data.shape[0] * samples * steps)
+    engine.fit("reconstruct", tuple(kspace.data.shape))
     ready = prepared(kspace)
     unit, gain = ready.level, ready.gain
     scale = checked_scale(average_image(ready.average))
@@ -207,6 +208,7 @@ def denoise(
         progress=progress,
     )
     engine.expect(clip.data.shape[0] * samples * steps)
+    engine.fit("denoise", tuple(clip.data.shape))
     scale = checked_scale(clip.data.mean(dim=2, keepdim=True))
     noise = _noise_of(clip, sigma)
     rician = not clip.is_complex and bool((clip.data >= 0).all())
@@ -291,6 +293,7 @@ def interpolate(
         progress=progress,
     )
     engine.expect(clip.data.shape[0] * samples * steps)
+    engine.fit("interpolate", (*clip.data.shape[:2], grid.frames, *clip.data.shape[3:]))
     scale = checked_scale(clip.data.mean(dim=2, keepdim=True))
     noise = _noise_of(clip, None)
 

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from medseq.errors import ResourceError, UsageError
 from medseq.io.weights import load_prior
+from medseq.memory import Task, fitting_side
 from medseq.posterior import Denoiser, Samples
 from medseq.prior import Prior, SpreadTable, Windowed
+from medseq.tiling import Tiled
 
 Progress = Callable[[int, int], None]
 
@@ -54,7 +56,7 @@ class Engine:
     """A prior made ready for one series, and what its runs share.
 
     prior: a Prior, a name or path for `load_prior`, or None for the shipped one. Its attribute `prior` is that on the
-    device, in the chosen precision, periodic or not; `denoiser` is what the sampler calls: the same, windowed when the
+    device, in the chosen precision, periodic or not, in tiles where memory is short; `denoiser` is what the sampler calls: the same, windowed when the
     series is long.
     """
 
@@ -79,18 +81,29 @@ class Engine:
         loaded = prior if isinstance(prior, Prior) else load_prior(prior)
         if loaded.spread is None:
             raise UsageError("this prior has no spread table: measure it with medseq.recipe.measure_spread")
-        self.prior: Denoiser = Prior(
+        ready = Prior(
             loaded.net.to(self.device),
             loaded.sigma_data,
             loaded.spread,
             periodic=periodic and frames <= WHOLE,  # a window does not go over into itself
             autocast=choose_precision(precision, self.device),
         ).eval()
+        self.prior = Tiled(ready)
+        self._window, self._precision = (frames if frames <= WHOLE else WINDOW), ready.autocast
         self.denoiser = in_windows(self.prior)
         self.spread: SpreadTable = loaded.spread
         self.trust, self.periodic = loaded.trust, periodic
         self.seed, self.samples, self.steps = seed, samples, steps
         self._progress, self._done, self._total = progress, 0, 0
+
+    def fit(self, task: Task, shape: tuple[int, ...]) -> None:
+        """Have the prior see tiles where memory is too short for whole images; shape: (B, C, T, Y, X) of the result.
+
+        Raises ResourceError, before anything is done, when that is not enough.
+        """
+        self.prior.side = fitting_side(
+            task, shape, self.device, window=self._window, samples=self.samples, precision=self._precision
+        )
 
     @property
     def kind(self) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medseq.baselines.linear import time_average
 from medseq.baselines.patches import local_rank_step
-from medseq.baselines.proximal import accelerated, largest_frequency, least_squares, soft_spectrum
+from medseq.baselines.proximal import accelerated, largest_frequency, least_squares, rows_at_once, soft_spectrum
 from medseq.baselines.sparse import STILL
 from medseq.baselines.variation import variation_step
 from medseq.operators import LinearOp
@@ -67,9 +67,12 @@ def composite_descent(
 
     def proximal(x: Tensor) -> Tensor:
         for rows, shrink in few_courses():
-            part = x.index_select(3, rows)
-            mean = soft_spectrum(part, amount).add_(few_jumps(part, rows)).add_(shrink(part)).div_(3)
-            x.index_copy_(3, rows, mean)
+            few = shrink(x.index_select(3, rows))
+            at_once = rows_at_once(x)
+            for some, courses in zip(rows.split(at_once), few.split(at_once, dim=3), strict=True):
+                part = x.index_select(3, some)
+                mean = soft_spectrum(part, amount).add_(few_jumps(part, some)).add_(courses).div_(3)
+                x.index_copy_(3, some, mean)
         return x
 
     def descent(x: Tensor, iterations: int) -> Tensor:

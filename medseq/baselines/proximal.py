@@ -14,7 +14,7 @@ from torch import Tensor
 
 from medseq.operators import LinearOp
 
-ROWS, _FRAMES = 8, 32  # worked on at once
+ROWS, _FRAMES, _VALUES = 8, 32, 2**16  # worked on at once
 # Golden and silver ratio: multiples of each fill an interval evenly from the start, and the two never fall into step.
 _SPREAD = (0.6180339887498949, 0.41421356237309503)
 
@@ -39,10 +39,11 @@ def accelerated(
         # Uphill: the momentum carries the wrong way, forget it.
         momentum = torch.where(_uphill(ahead, x, previous), 1, momentum)
         following = (1 + (1 + 4 * momentum.square()).sqrt()) / 2
-        # In place from here on: four series are held, of which the first is the caller's.
-        moved = torch.sub(x, previous, out=None if ahead is previous else ahead)
-        ahead = torch.addcmul(x, (momentum - 1) / following, moved, out=moved)
+        # In the place of the old one: no more than the start and three series are held at any time.
+        ahead = torch.sub(x, previous, out=None if ahead is previous else ahead)
+        torch.addcmul(x, (momentum - 1) / following, ahead, out=ahead)
         momentum = following
+        del previous
     return x
 
 
@@ -59,7 +60,12 @@ def least_squares(A: LinearOp, b: Tensor, regularization: float) -> Callable[[Te
 def by_rows(x: Tensor) -> tuple[Tensor, ...]:
     """`x` (B, 1, T, Y, X) in blocks of rows, for what treats every voxel alone: they fit into a processor's cache, all
     rows do not, which makes such a step 3 times as fast. A GPU takes all at once."""
-    return x.split(ROWS, dim=3) if x.device.type == "cpu" else (x,)
+    return x.split(rows_at_once(x), dim=3)
+
+
+def rows_at_once(x: Tensor) -> int:
+    """How many rows of (B, 1, T, Y, X) are worked on at a time."""
+    return min(ROWS, max(1, _VALUES * x.shape[3] // x[:1].numel())) if x.device.type == "cpu" else x.shape[3]
 
 
 def soft(x: Tensor, amount: Tensor) -> Tensor:

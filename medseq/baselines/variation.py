@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from medseq.baselines.proximal import ROWS, accelerated, largest, least_squares
+from medseq.baselines.proximal import accelerated, largest, least_squares, rows_at_once
 from medseq.operators import LinearOp
 
 # Steps on the dual in every step on the image. It starts from where it was, so few are enough, and coils cost more.
@@ -74,7 +74,7 @@ def variation_step(
     """
     amount = weight * largest(b)
     dual = torch.zeros(len(axes), *b.shape, dtype=b.dtype, device=b.device)
-    apart = axes == (2,) and b.device.type == "cpu"  # see `by_rows`
+    apart = axes == (2,)
 
     def of_rows(x: Tensor, rows: Tensor) -> Tensor:
         kept = _dual_steps(x, dual.index_select(4, rows), amount, axes, periodic, inner)
@@ -84,7 +84,7 @@ def variation_step(
     def proximal(x: Tensor, rows: Tensor | None = None) -> Tensor:
         if rows is not None:
             return of_rows(x, rows)
-        parts = torch.arange(x.shape[3], device=x.device).split(ROWS if apart else x.shape[3])
+        parts = torch.arange(x.shape[3], device=x.device).split(rows_at_once(x) if apart else x.shape[3])
         return torch.cat([of_rows(x.index_select(3, part), part) for part in parts], dim=3)
 
     return proximal
