@@ -57,7 +57,10 @@ def available(device: torch.device) -> int:
         free = torch.cuda.mem_get_info(device)[0]
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     left = [psutil.virtual_memory().available]
-    for limit, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
         most, now = _number(_CGROUP / limit), _number(_CGROUP / used)
         if most is not None and now is not None:
             left.append(most - now)

@@ -17,7 +17,7 @@ from medseq.tiling import Tiled
 
 Progress = Callable[[int, int], None]
 
-# A series of this many frames, a whole cardiac cycle, is seen at once; a longer one in windows, short ones to save memory.
+# A series of this many frames, a whole cardiac cycle, is seen at once; a longer one in windows, short to save memory.
 WHOLE, WINDOW, OVERLAP = 96, 64, 16
 
 
@@ -56,8 +56,8 @@ class Engine:
     """A prior made ready for one series, and what its runs share.
 
     prior: a Prior, a name or path for `load_prior`, or None for the shipped one. Its attribute `prior` is that on the
-    device, in the chosen precision, periodic or not, in tiles where memory is short; `denoiser` is what the sampler calls: the same, windowed when the
-    series is long.
+    device, in the chosen precision, periodic or not, in tiles where memory is short; `denoiser` is what the sampler
+    calls: the same, in windows when the series is long.
     """
 
     def __init__(

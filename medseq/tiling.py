@@ -15,6 +15,8 @@ from medseq.posterior import Denoiser, Level
 
 MARGIN = 32  # voxels around a tile
 SMALLEST = 16  # side of the smallest tile, without its margin
+# Of the CPU's allocator, of the convolutions of oneDNN, and of C++.
+_TOLD = ("not enough memory", "can't allocate memory", "could not create a primitive", "bad_alloc")
 _GRID = 8  # tiles start at multiples of what the network and the patches of its guides do
 
 
@@ -44,8 +46,8 @@ class Tiled:
         side = size if self.side is None else min(self.side, size)
         if side <= SMALLEST:
             raise ResourceError(
-                f"out of memory even with {x.shape[2]} frames of {SMALLEST + 2 * MARGIN} voxels at a time; free some, or "
-                "give a shorter series"
+                f"out of memory even with {x.shape[2]} frames of {SMALLEST + 2 * MARGIN} voxels at a time; "
+                "free some, or give a shorter series"
             )
         self.side = max(SMALLEST, -(-side // (2 * _GRID)) * _GRID)
         if x.is_cuda:
@@ -85,5 +87,4 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out; of the CPU's torch says so in the text of a RuntimeError only."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    told = str(error)
-    return isinstance(error, RuntimeError) and ("not enough memory" in told or "can't allocate memory" in told)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _TOLD)

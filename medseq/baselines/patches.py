@@ -65,7 +65,9 @@ def local_rank_step(b: Tensor, threshold: float, patch: int = 8) -> Callable[[],
     if patch < 1:
         raise UsageError(f"a patch needs at least one voxel, got {patch}")
     bands = [b[..., first : first + patch, :] for first in range(0, b.shape[-2], patch)]
-    largest = (largest_singular(_cut(shifted_blocks(band, (0, 0), patch), patch)).amax(1, keepdim=True) for band in bands)
+    largest = (
+        largest_singular(_cut(shifted_blocks(band, (0, 0), patch), patch)).amax(1, keepdim=True) for band in bands
+    )
     amount = threshold * reduce(torch.maximum, largest)
     moves = shifts(patch)
     height, device, padded = b.shape[-2], b.device, len(bands) * patch
