@@ -85,7 +85,7 @@ def local_rank_step(b: Tensor, threshold: float, patch: int = 8) -> Callable[[],
 
 
 def _shrunk(part: Tensor, size: tuple[int, Tensor], right: int, patch: int, amount: Tensor) -> Tensor:
-    """Rows of patches with shrunken singular values; size: rows of those patches, and which of them lie in the image."""
+    """Rows of patches with shrunken singular values; size: rows of those patches, and which of them the image has."""
     rows, there = size
     whole = part.new_zeros(*part.shape[:3], rows, part.shape[4]).index_copy_(3, there, part)
     whole = shifted_blocks(whole, (0, right), patch)
