@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 from medseq.clip import KSpace, Trajectory
 from medseq.errors import InputError, UsageError
+from medseq.measurement import Measured, chunks, frames_of
 from medseq.nonuniform import NonUniform, balanced
 from medseq.operators import Fourier
 from medseq.solve import cg
@@ -29,11 +31,16 @@ def average_frames(kspace: KSpace) -> tuple[Tensor, Tensor]:
     """
     if kspace.trajectory is not None:
         return _gridded(kspace, kspace.trajectory)
-    before, after = kspace.keep.shape[:2], kspace.keep.shape[3:]
-    keep = kspace.keep.expand(*before, kspace.frames, *after)
+    return average_of(kspace.data, kspace.keep)
+
+
+def average_of(y: Measured, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """As `average_frames`, of k-space y (B, C, T, Y, X) on a grid, measured where `keep` (bool, broadcastable) is
+    True."""
+    keep = keep.expand(*keep.shape[:2], y.shape[2], *keep.shape[3:])
     count = keep.sum(2, keepdim=True)
-    total = torch.where(keep, kspace.data, 0).sum(2, keepdim=True)
-    return total / count.clamp(min=1), count > 0
+    parts = (torch.where(keep[:, :, chunk], frames_of(y, chunk), 0).sum(2, keepdim=True) for chunk in chunks(y))
+    return reduce(torch.add, parts) / count.clamp(min=1), count > 0
 
 
 def full_centre(measured: Tensor, shape: tuple[int, int]) -> tuple[int, int]:
@@ -78,7 +85,7 @@ def espirit(
     width = [min(kernel, (size + 1) // 2) for size in region]
     kernels = _signal_kernels(calibration, width, threshold)
     eigenvalues, vectors = torch.linalg.eigh(_image_covariance(kernels, shape))
-    strongest = _principal_coils(calibration.flatten(1))[:, :1]
+    strongest = _principal_coils(coil_products(calibration[None, :, None]))[:, :1]
     maps = vectors[..., -1]
     projection = maps.conj() @ strongest
     maps = maps * torch.polar(torch.ones_like(projection.real), projection.angle())
@@ -115,31 +122,25 @@ def estimate_maps(kspace: KSpace) -> Tensor:
     return torch.stack([espirit(item, shape)[0] for item in centre])[:, :, None]
 
 
-def compress_coils(kspace: KSpace, virtual: int) -> KSpace:
-    """The same k-space in `virtual` coils: its principal components over coils (Buehrer 2007, Huang 2008).
+def compress_coils(kspace: KSpace, rows: Tensor) -> KSpace:
+    """The same k-space in fewer, virtual coils (Buehrer 2007, Huang 2008); rows: (V, C), as from `virtual_coils`.
 
     data, maps, calibration and the noise covariance are mixed by the same unitary rows; white noise stays white, so
     prewhiten first. Maps are scaled back to unit root-sum-of-squares, which moves the little signal lost from the maps
-    into the image. One set of rows serves all slices. Raises UsageError unless 1 <= virtual <= coils.
+    into the image. One set of rows serves all slices.
     """
-    if not 1 <= virtual <= kspace.coils:
-        raise UsageError(f"{kspace.coils} coils can be compressed to between 1 and {kspace.coils}, not {virtual}")
-    rows = _principal_coils(kspace.data.movedim(1, 0).flatten(1))[:, :virtual].mH
-    keep = kspace.keep
-    if keep.shape[1] > 1:
-        # A place is measured in a mixture only where every coil measured it.
-        keep = keep.all(1, keepdim=True)
-    data = torch.where(keep, _mixed(rows, kspace.data), 0)
+    keep = measured_together(kspace.keep)
+    data = torch.where(keep, mixed_coils(rows, kspace.data), 0)
     maps = kspace.maps
     if maps is not None:
-        maps = _mixed(rows, maps)
+        maps = mixed_coils(rows, maps)
         norm = maps.abs().square().sum(1, keepdim=True).sqrt()
         maps = maps / norm.clamp(min=torch.finfo(norm.dtype).tiny)
     noise = kspace.noise
     if isinstance(noise, Tensor):
         mixing = rows.to(noise.dtype) if noise.is_complex() else rows
         noise = mixing @ noise.to(mixing.dtype) @ mixing.mH
-    calibration = None if kspace.calibration is None else _mixed(rows, kspace.calibration)
+    calibration = None if kspace.calibration is None else mixed_coils(rows, kspace.calibration)
     return replace(kspace, data=data, keep=keep, maps=maps, noise=noise, calibration=calibration)
 
 
@@ -155,6 +156,11 @@ def _gridded(kspace: KSpace, trajectory: Trajectory) -> tuple[Tensor, Tensor]:
     image = cg(lambda x: A.normal(x) + _DAMPING * x, b, None, _GRIDDING_ITERATIONS)
     measured = together.nearest
     return torch.where(measured, Fourier()(image), 0), measured
+
+
+def measured_together(keep: Tensor) -> Tensor:
+    """A place is measured in a mixture of coils only where every coil measured it."""
+    return keep.all(1, keepdim=True) if keep.shape[1] > 1 else keep
 
 
 def _signal_kernels(calibration: Tensor, width: list[int], threshold: float) -> Tensor:
@@ -184,12 +190,29 @@ def _image_covariance(kernels: Tensor, shape: tuple[int, int]) -> Tensor:
     return image.permute(2, 3, 0, 1) * ((shape[0] * shape[1]) ** 0.5 / (height * width))
 
 
-def _principal_coils(samples: Tensor) -> Tensor:
-    """Principal components over coils of (C, N) samples: columns (C, C), the strongest first."""
-    return torch.linalg.eigh(samples @ samples.mH).eigenvectors.flip(1)
+def coil_products(y: Tensor) -> Tensor:
+    """Inner products of the coils of (B, C, T, Y, X) with each other, (C, C)."""
+    parts = (y[:, :, chunk].movedim(1, 0).flatten(1) for chunk in chunks(y))
+    return reduce(torch.add, (samples @ samples.mH for samples in parts))
 
 
-def _mixed(rows: Tensor, data: Tensor) -> Tensor:
+def virtual_coils(products: Tensor, virtual: int) -> Tensor:
+    """The mixing (virtual, C) of coils into their strongest principal components; products: as `coil_products`.
+
+    Raises UsageError unless 1 <= virtual <= C.
+    """
+    if not 1 <= virtual <= len(products):
+        raise UsageError(f"{len(products)} coils can be compressed to between 1 and {len(products)}, not {virtual}")
+    return _principal_coils(products)[:, :virtual].mH
+
+
+def _principal_coils(products: Tensor) -> Tensor:
+    """Principal components over coils: columns (C, C), the strongest first."""
+    return torch.linalg.eigh(products).eigenvectors.flip(1)
+
+
+def mixed_coils(rows: Tensor, data: Tensor) -> Tensor:
+    """(V, C) times the coils of (B, C, ...)."""
     return torch.einsum("vc,bc...->bv...", rows.to(data.dtype), data)
 
 

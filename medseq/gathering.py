@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medseq.calibration import SHARES, evidence
+from medseq.calibration import SHARES, Calibration, evidence
 from medseq.clip import Clip, series_scale
 from medseq.errors import InputError, MedseqWarning
-from medseq.measurement import Measurement
+from medseq.measurement import CHUNK, LONG, Measurement
 from medseq.mismatch import LIMIT, score
 from medseq.noise import unit_noise
 from medseq.posterior import Level, best_images, noise_levels, posterior_samples, turning
 from medseq.prior import Trust
-from medseq.runtime import Engine
+from medseq.runtime import Engine, in_windows
 from medseq.support import data_support
 
 # Chosen on simulated and animated cases (docs/measurements.md), then fixed.
@@ -100,7 +100,7 @@ def best_image(
     It starts without noise, its own error in the place of the first level, and none is put back: measured on animated
     stills this is 0.1 to 0.7 dB better than starting from image + noise. `refine` takes it on between levels.
     """
-    denoiser = turning(engine.denoiser)
+    denoiser = turning(engine.prior, in_windows)
     return engine.last(best_images(denoiser, measurement, levels, image, spread=spread_of(engine), refine=refine))
 
 
@@ -151,27 +151,49 @@ def collect(
     for b in range(slices):
         run = run_slice(b)
         first, *others = list(run.draws)
-        draws = torch.stack([finish(draw).cpu() for draw in (first, *others)])
-        mean, std = draws.mean(0), draws.abs().std(0) if others else None
+        mean, std, draws = finish(first).cpu(), None, None
+        if others:
+            draws = torch.stack([finish(draw).cpu() for draw in (first, *others)])
+            mean, std = draws.mean(0), draws.abs().std(0)
         if calibration is not None and mean.shape[2] > 1:
-            start, expected = finish(run.start()).cpu(), torch.as_tensor(run.expected).cpu()
-            found = evidence(mean, start, expected, std, periodic=engine.periodic)
-            std = calibration.std(found, run.acceleration)
+            std = _std(calibration, run, mean, finish(run.start()).cpu(), std, engine.periodic)
         means.append(mean * scale)
+        del mean
         stds += [] if std is None else [std * scale]
-        kept += [draws * scale] if others else []
+        kept += [] if draws is None else [draws * scale]
         mismatch += _mismatch(engine.trust, run, first)
         if run.best is not None:
             known = first if first.is_complex() and not others else run.best(None)
             amplitude = float(torch.as_tensor(run.expected).square().mean().sqrt())
             supports.append(data_support(run.best, known, amplitude, engine.generator(b, 0)).cpu())
+        del run, first, others, draws
     return Draws(
-        torch.cat(means),
+        torch.cat(means) if slices > 1 else means[0],
         torch.cat(stds) if stds else None,
         torch.cat(kept, dim=1) if kept else None,
         mismatch,
         torch.cat(supports) if supports else None,
     )
+
+
+def _std(
+    calibration: Calibration, run: SliceRun, mean: Tensor, start: Tensor, draws: Tensor | None, periodic: bool
+) -> Tensor:
+    """The calibrated std of a result; of a long one some frames at a time, as the evidence is many series."""
+    frames = mean.shape[2]
+    expected = torch.as_tensor(run.expected).cpu()
+    if frames <= LONG:
+        return calibration.std(evidence(mean, start, expected, draws, periodic=periodic), run.acceleration)
+    expected, std = expected.expand(mean.shape), torch.empty_like(mean.real)
+    for first in range(0, frames, CHUNK):
+        # A frame's evidence is averaged with that of its neighbours, which look at theirs.
+        near = torch.arange(first - 2, min(first + CHUNK, frames) + 2)
+        near = near % frames if periodic else near[(near >= 0) & (near < frames)]
+        told = None if draws is None else draws[:, :, near]
+        found = evidence(mean[:, :, near], start[:, :, near], expected[:, :, near], told)
+        inside = (near >= first) & (near < first + CHUNK)
+        std[:, :, near[inside]] = calibration.std(found, run.acceleration)[:, :, inside]
+    return std
 
 
 def _mismatch(trust: Trust, run: SliceRun, result: Tensor) -> list[float]:

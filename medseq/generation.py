@@ -9,7 +9,6 @@ from the shipped prior that draws texture in place of shapes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +21,9 @@ from medseq.gathering import SMALLEST_SIGMA, Restored
 from medseq.measurement import Measurement
 from medseq.noise import unit_noise
 from medseq.operators import Mask
-from medseq.posterior import Denoiser, noise_levels, posterior_samples
+from medseq.posterior import Denoiser, Samples, noise_levels, posterior_samples
 from medseq.prior import Prior
-from medseq.runtime import WINDOW, Engine, Progress
+from medseq.runtime import WHOLE, Engine, Progress
 from medseq.simulate import scanner_affine
 
 HIGHEST_SIGMA = 20.0  # of the scale: above it the prior was not trained
@@ -87,7 +86,7 @@ def generate(
     return Restored(clip, info={"steps": steps, "device": str(engine.device)})
 
 
-def unconditional(prior: Denoiser, start: Tensor, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
+def unconditional(prior: Denoiser, start: Tensor, steps: int, generator: torch.Generator) -> Samples:
     """Descend from `start` (B, 1, T, Y, X), noise of the highest sigma included, yielding the estimate at every level.
 
     The last one is a sample of the prior. Raises UsageError for fewer than one step.
@@ -102,5 +101,5 @@ def unconditional(prior: Denoiser, start: Tensor, steps: int, generator: torch.G
 def _check(frames: int, size: tuple[int, int], count: int, periodic: bool) -> None:
     if frames < 1 or count < 1 or min(size) < 16 or max(size) > 2048:
         raise UsageError(f"can't generate {count} clips of {frames} frames of {size[0]} x {size[1]} (16 to 2048)")
-    if periodic and frames > WINDOW:
-        raise UsageError(f"one cycle has at most {WINDOW} frames, got {frames}; ask for fewer, or for no cycle")
+    if periodic and frames > WHOLE:
+        raise UsageError(f"one cycle has at most {WHOLE} frames, got {frames}; ask for fewer, or for no cycle")

@@ -8,7 +8,8 @@ perturbation). No gradient of the prior is ever taken, and noisy data are never 
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable
+from functools import cache, partial
 from typing import TypeVar
 
 import torch
@@ -21,6 +22,54 @@ from medseq.solve import cg
 
 Spread = float | Tensor
 T = TypeVar("T", float, Tensor, Spread)
+CHUNK = 16  # frames worked on at a time, where they are apart
+LONG = 96  # frames: what is as large as a longer series, and quickly made anew, is not held
+
+
+class ByFrames:
+    """What was measured, (B, C, T, Y, X), made chunk by chunk of frames whenever it is asked for.
+
+    A scaled or whitened copy of all coils would take as much memory as the input. make: a slice of frames -> those
+    frames, on `device`.
+    """
+
+    def __init__(self, shape: tuple[int, ...], device: torch.device, make: Callable[[slice], Tensor]) -> None:
+        self.shape, self.device, self.frames = tuple(shape), device, make
+
+
+Measured = Tensor | ByFrames
+
+
+def chunks(y: Measured) -> list[slice]:
+    """Consecutive frames of (B, C, T, Y, X), few at a time."""
+    return [slice(first, min(first + CHUNK, y.shape[2])) for first in range(0, y.shape[2], CHUNK)]
+
+
+def frames_of(y: Measured, chunk: slice) -> Tensor:
+    """The frames in `chunk` of what was measured."""
+    return y.frames(chunk) if isinstance(y, ByFrames) else y[:, :, chunk]
+
+
+def back_projection(y: Measured, A: LinearOp, sigma: float | Tensor = 1.0) -> Tensor:
+    """A^H sigma^-2 y, (B, 1, T, Y, X), without more than a chunk of frames of all coils at a time."""
+    if not A.separable:
+        assert isinstance(y, Tensor)
+        return A.adjoint(y / sigma**2)
+    found = None
+    for chunk in chunks(y):
+        part = A.frames(chunk).adjoint(frames_of(y, chunk) / _of_frames(sigma, chunk) ** 2)
+        if found is None:
+            found = part.new_empty(*part.shape[:2], y.shape[2], *part.shape[3:])
+        found[:, :, chunk] = part
+    assert found is not None
+    return found
+
+
+def projection(y: Measured, A: LinearOp, sigma: float | Tensor = 1.0) -> Callable[[], Tensor]:
+    """What gives the `back_projection`: the same one every time, unless the series is long."""
+    if y.shape[2] > LONG:
+        return partial(back_projection, y, A, sigma)
+    return cache(partial(back_projection, y, A, sigma))
 
 
 class Measurement:
@@ -35,19 +84,20 @@ class Measurement:
 
     def __init__(
         self,
-        y: Tensor,
+        y: Measured,
         A: LinearOp,
         sigma: float | Tensor,
         *,
         iterations: int = 12,
         tolerance: float = 1e-3,
-        chunk: int = 16,
+        chunk: int = CHUNK,
     ) -> None:
         if not (bool((sigma > 0).all()) if isinstance(sigma, Tensor) else sigma > 0):
             raise UsageError("the noise level of a measurement must be positive")
         self.y, self.A, self.sigma = y, A, sigma
         self.iterations, self.tolerance = iterations, tolerance
         self.chunk = chunk if A.separable else 0
+        self._projection = projection(y, A, sigma)
 
     def solve(self, clean: Tensor, spread: Spread) -> Tensor:
         """The mean of x given y, when x ~ N(clean, spread^2): (B, 1, T, Y, X). spread: a number or (B, 1, T, 1, 1)."""
@@ -65,23 +115,24 @@ class Measurement:
     ) -> Tensor:
         frames = clean.shape[2]
         step = self.chunk or frames
-        parts = []
+        solved = torch.empty_like(clean)
         for first in range(0, frames, step):
             chunk = slice(first, first + step) if self.chunk else slice(None)
             operator = self.A.frames(chunk) if self.chunk else self.A
             sigma, width = _of_frames(self.sigma, chunk), _of_frames(spread, chunk)
-            x, back = clean[:, :, chunk], self._back_projection[:, :, chunk]
+            x, back = clean[:, :, chunk], self._back_projection(chunk, operator)
             if perturbed:
-                y: Tensor = _of_frames(self.y, chunk)
+                y = frames_of(self.y, chunk)
                 of_x, of_y = _noise_by_frame(x, y, generator)
                 x, back = x + width * of_x, back + operator.adjoint(of_y / sigma)
-            parts.append(self._correct(x, back, operator, sigma, width))
-        return torch.cat(parts, dim=2)
+            solved[:, :, chunk] = self._correct(x, back, operator, sigma, width)
+        return solved
 
-    @cached_property
-    def _back_projection(self) -> Tensor:
-        """A^H sigma^-2 y, which no belief changes."""
-        return self.A.adjoint(self.y / self.sigma**2)
+    def _back_projection(self, chunk: slice, operator: LinearOp) -> Tensor:
+        """The frames in `chunk` of A^H sigma^-2 y, which no belief changes."""
+        if self.chunk and self.y.shape[2] > LONG:
+            return operator.adjoint(frames_of(self.y, chunk) / _of_frames(self.sigma, chunk) ** 2)
+        return self._projection()[:, :, chunk]
 
     def _correct(self, x: Tensor, back: Tensor, operator: LinearOp, sigma: Spread, spread: Spread) -> Tensor:
         """x + spread d, where (1 + spread A^H sigma^-2 A spread) d = spread (back - A^H sigma^-2 A x).

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from medseq.clip import KSpace
+from medseq.clip import KSpace, Trajectory
 from medseq.errors import InputError, UsageError
 
 # Median absolute value of a standard normal variable (Hampel 1974): what turns a median into a std.
@@ -93,17 +93,46 @@ def estimate_noise(kspace: KSpace) -> Tensor:
     Raises InputError when too few samples are left.
     """
     data = kspace.data
-    keep = kspace.keep.expand(data.shape) & (data != 0)
-    place = _corner_distance(data) if kspace.trajectory is None else kspace.trajectory.points.norm(dim=-1)
-    distance = place.expand(data.shape)[keep]
     needed = _FEWEST * kspace.coils
-    if distance.numel() < needed:
-        raise InputError("too few k-space samples were measured to estimate the noise; give it as `noise`")
-    outer = keep & (place >= _largest(distance, max(needed, int(_OUTER * distance.numel()))))
-    channels = torch.view_as_real(data).abs().movedim(1, 0).flatten(1, -2)
-    chosen = outer.movedim(1, 0).flatten(1)
+    if kspace.trajectory is None:
+        samples, chosen = _outer_of_grid(data, kspace.keep.expand(data.shape), needed)
+    else:
+        samples, chosen = data, _outer_of_readouts(kspace, kspace.trajectory, needed)
+    channels = torch.view_as_real(samples).abs().movedim(1, 0).flatten(1, -2)
+    chosen = chosen.movedim(1, 0).flatten(1)
     absolute = channels.masked_fill(~chosen[..., None], torch.nan).flatten(1)
     return absolute.nanmedian(1).values / _MEDIAN_OF_ABS_NORMAL
+
+
+def _outer_of_grid(data: Tensor, keep: Tensor, needed: int) -> tuple[Tensor, Tensor]:
+    """The outermost samples (B, C, T, n) of a grid, and which of them were measured. Raises InputError.
+
+    By place and frame by frame: as many flags and distances as samples would take as much memory as these do.
+    """
+    count = sum((keep[:, :, t] & (data[:, :, t] != 0)).sum((0, 1)) for t in range(data.shape[2]))
+    assert isinstance(count, Tensor)
+    total = _enough(int(count.sum()), needed)
+    distance = _corner_distance(data)
+    order = distance.flatten().argsort(descending=True)
+    reached = count.flatten()[order].cumsum(0) >= max(needed, int(_OUTER * total))
+    outer = distance >= distance.flatten()[order[reached.int().argmax()]]
+    samples = data[..., outer]
+    return samples, keep[..., outer] & (samples != 0)
+
+
+def _outer_of_readouts(kspace: KSpace, trajectory: Trajectory, needed: int) -> Tensor:
+    """Which samples lie outermost along a trajectory, in the shape of the data. Raises InputError."""
+    keep = kspace.keep.expand(kspace.data.shape) & (kspace.data != 0)
+    radius = trajectory.points.norm(dim=-1)
+    distance = radius.expand(keep.shape)[keep]
+    total = _enough(distance.numel(), needed)
+    return keep & (radius >= _largest(distance, max(needed, int(_OUTER * total))))
+
+
+def _enough(samples: int, needed: int) -> int:
+    if samples < needed:
+        raise InputError("too few k-space samples were measured to estimate the noise; give it as `noise`")
+    return samples
 
 
 def estimate_noise_image(series: Tensor) -> Tensor:

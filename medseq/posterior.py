@@ -7,7 +7,7 @@ DDRM, arXiv 2201.11793, with EDM's noise levels).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from itertools import cycle, pairwise
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from medseq.noise import unit_noise
 Level = float | Tensor
 Denoiser = Callable[[Tensor, Level], Tensor]
 Eta = float | Callable[[Level, Level], float]
+Samples = Generator[Tensor, None, Tensor]  # yields every estimate and returns the last one
 
 
 class Conditional(Protocol):
@@ -43,10 +44,11 @@ def noise_levels(steps: int, high: float, low: float, rho: float = 7.0) -> list[
     return [(a + i / (steps - 1) * (b - a)) ** rho for i in range(steps)] + [0.0]
 
 
-def turning(prior: Denoiser) -> Denoiser:
+def turning(prior: Denoiser, windowed: Callable[[Denoiser], Denoiser] = lambda prior: prior) -> Denoiser:
     """The prior, shown the series in another way every time: mirrored in x, in y, laid on its side, as it is.
 
-    Anatomy has no preferred side, but a network has: over a few levels its habits average out, at no price.
+    Anatomy has no preferred side, but a network has: over a few levels its habits average out, at no price. windowed:
+    makes a prior see a long series in windows, each of which is then turned when its turn comes.
     """
     views: tuple[Callable[[Tensor], Tensor], ...] = (
         lambda x: x.flip(-1),
@@ -58,7 +60,7 @@ def turning(prior: Denoiser) -> Denoiser:
 
     def turned(x: Tensor, sigma: Level) -> Tensor:
         view = next(turn)
-        return view(prior(view(x), sigma))
+        return windowed(lambda part, level: view(prior(view(part), level)))(x, sigma)
 
     return turned
 
@@ -83,7 +85,7 @@ def posterior_samples(
     spread: Callable[[Level], Level] | None = None,
     eta: Eta = 1.0,
     generator: torch.Generator | None = None,
-) -> Iterator[Tensor]:
+) -> Samples:
     """Sample x given the measurement; yields the clean estimate after every level, the last of which is the sample.
 
     prior: any callable (x, sigma) -> E[x0 | x]. levels: decreasing, the last 0; each a number, or a tensor
@@ -109,7 +111,7 @@ def best_images(
     eta: float = 0.0,
     generator: torch.Generator | None = None,
     refine: Callable[[Tensor], Tensor] | None = None,
-) -> Iterator[Tensor]:
+) -> Samples:
     """The same loop for the single image of least error: the mean in place of a draw, so nothing is perturbed.
 
     start may come without noise: then levels[0] should be its error. With eta 0 nothing is random. spread: the RMSE of
@@ -119,7 +121,6 @@ def best_images(
     return _descend(prior, measurement.solve, levels, start, spread, eta, generator, refine)
 
 
-@torch.no_grad()
 def _descend(
     prior: Denoiser,
     consistent: Callable[[Tensor, Level], Tensor],
@@ -129,17 +130,23 @@ def _descend(
     eta: Eta,
     generator: torch.Generator | None,
     refine: Callable[[Tensor], Tensor] | None = None,
-) -> Iterator[Tensor]:
+) -> Samples:
     last = len(levels) - 1
     for number, (sigma, below) in enumerate(pairwise(levels), 1):
-        clean = prior(x, sigma)
-        drift = (x - clean) / sigma
-        clean = consistent(clean, sigma if spread is None else spread(sigma))
-        yield clean
+        with torch.no_grad():  # as a decorator it would hold the last estimate
+            clean = prior(x, sigma)
+            drift = None if number == last or refine is not None else (x - clean) / sigma
+            # In its place: few series are held, each of which may be long.
+            x = consistent(clean, sigma if spread is None else spread(sigma))
+            del clean
+        yield x
         if number == last:
-            return
-        if refine is not None:
-            x = refine(clean)
-            continue
-        fresh = eta if isinstance(eta, float | int) else eta(sigma, below)
-        x = clean + below * ((1 - fresh**2) ** 0.5 * drift + fresh * unit_noise(x, generator))
+            break
+        with torch.no_grad():
+            if drift is None:
+                assert refine is not None
+                x = refine(x)
+            else:
+                fresh = eta if isinstance(eta, float | int) else eta(sigma, below)
+                x = x + below * ((1 - fresh**2) ** 0.5 * drift + fresh * unit_noise(x, generator))
+    return x

@@ -120,18 +120,26 @@ class Windowed:
     """A prior that sees a long series in overlapping windows of `frames` frames, blended with triangular weights.
 
     The windows see the same noisy x, so the noise of a frame does not depend on them; they are blended before
-    data consistency. Between them one pass has no seam: weights fall to almost nothing at a window's ends.
+    data consistency. Between them one pass has no seam: weights fall to almost nothing at a window's ends. A series of
+    up to `whole` frames is seen at once (None: of up to `frames`).
     """
 
-    def __init__(self, prior: Callable[[Tensor, float | Tensor], Tensor], frames: int, overlap: int) -> None:
-        if not 0 <= overlap < frames:
-            raise ValueError(f"windows of {frames} frames cannot overlap by {overlap}")
+    def __init__(
+        self,
+        prior: Callable[[Tensor, float | Tensor], Tensor],
+        frames: int,
+        overlap: int,
+        whole: int | None = None,
+    ) -> None:
+        if not 0 <= overlap < frames or (whole is not None and whole < frames):
+            raise ValueError(f"windows of {frames} frames cannot overlap by {overlap}, or be whole at {whole}")
         self.prior, self.frames, self.overlap = prior, frames, overlap
+        self.whole = frames if whole is None else whole
 
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """As `Prior.forward`."""
         total = x.shape[2]
-        if total <= self.frames:
+        if total <= self.whole:
             return self.prior(x, sigma)
         ramp = torch.arange(1, self.frames + 1, device=x.device, dtype=torch.float32)
         weight = torch.minimum(ramp, ramp.flip(0)).clamp(max=self.overlap + 1)[:, None, None]
@@ -143,7 +151,7 @@ class Windowed:
             )
             out[:, :, window] += weight * self.prior(x[:, :, window], level)
             mass[window] += weight
-        return out / mass
+        return out.div_(mass)
 
     def _starts(self, total: int) -> list[int]:
         """Evenly spread starts, so that the last window ends on the last frame and none overlaps less than asked."""

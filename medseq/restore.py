@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medseq.acquisition import average_image, slice_of, whitened
+from medseq.acquisition import average_image, prepared
 from medseq.baselines import local_pca_wiener
 from medseq.between import between
 from medseq.clip import Clip, KSpace
@@ -34,13 +34,13 @@ from medseq.gathering import (
     levels_between,
 )
 from medseq.guides import components
-from medseq.measurement import Measurement
+from medseq.measurement import ByFrames, Measured, Measurement
 from medseq.mismatch import left_out_measures, residual_measures
 from medseq.noise import estimate_noise_image, magnitude_unbias, unit_noise
 from medseq.operators import Identity, Mask, Resample
 from medseq.posterior import Level, ancestral, posterior_samples
-from medseq.prior import Prior, Windowed
-from medseq.runtime import OVERLAP, WINDOW, Engine, Progress
+from medseq.prior import Prior
+from medseq.runtime import Engine, Progress, in_windows
 from medseq.timegrid import TimeGrid, linear_weights
 from medseq.warmstart import Start, sense_operator, warm_start
 
@@ -95,24 +95,30 @@ def reconstruct(
         progress=progress,
     )
     engine.expect(kspace.data.shape[0] * samples * steps)
-    white, unit, gain = whitened(kspace)
-    scale = checked_scale(average_image(white))
+    engine.fit("reconstruct", (*kspace.data.shape[:3], *kspace.size))
+    ready = prepared(kspace)
+    unit, gain = ready.level, ready.gain
+    scale = checked_scale(average_image(ready.average))
     errors: list[float] = []
     periodic = kspace.period is not None
 
     def run_slice(b: int) -> SliceRun:
-        part = slice_of(white, b, engine.device)
-        assert part.maps is not None
-        maps, keep, y, sigma = part.maps, part.keep, part.data / scale, unit / scale
-        A = sense_operator(keep, maps, part.trajectory)
-        begin = partial(warm_start, periodic=periodic, trajectory=part.trajectory)
+        y, keep, maps = ready.slice(b, engine.device, scale)
+        trajectory = kspace.trajectory and kspace.trajectory.to(engine.device)
+        sigma, A = unit / scale, sense_operator(keep, maps, trajectory)
+        begin = partial(warm_start, periodic=periodic, trajectory=trajectory)
         begun = begin(y, keep, maps, sigma, engine.seed)
         errors.append(begun.error)
+        blind, measures = begun.blind, None
+        if blind is not None and engine.trust.expected:
+            told = left_out_measures(engine.denoiser, blind.image, begun.error, blind.power, sigma)
+            measures = lambda _: told  # noqa: E731
+        begun, blind = replace(begun, blind=None), None  # it has said what it can, and is as large as the series
 
         def levels(error: float, factors: tuple[float, float]) -> list[Level]:
             return levels_between(engine, factors[0] * error, factors[1] * error)
 
-        def best(y: Tensor, start: Start) -> Tensor:
+        def best(y: Measured, start: Start) -> Tensor:
             measurement = Measurement(y, A, sigma, iterations=SOLVE_ITERATIONS)
             go_on = start.go_on
             refine = None if go_on is None else lambda image: go_on(image, BETWEEN_LEVELS)
@@ -121,7 +127,7 @@ def reconstruct(
         def if_changed(change: Tensor | None) -> Tensor:
             if change is None:
                 return best(y, begun)
-            other = y + A(change)
+            other = ByFrames(y.shape, y.device, lambda at: y.frames(at) + A.frames(at)(change[:, :, at]))
             return best(other, begin(other, keep, maps, sigma, engine.seed))
 
         def draws() -> Iterator[Tensor]:
@@ -132,17 +138,13 @@ def reconstruct(
             noisy = levels(begun.error, DRAW_FACTORS)
             yield from drawn(engine, measurement, noisy, begun.image, noisy[0], b)
 
-        def measures(_: Tensor) -> dict[str, float]:
-            assert begun.unseen is not None
-            return left_out_measures(engine.denoiser, begun.blind, begun.error, begun.unseen, sigma)
-
-        acceleration = part.acceleration
+        acceleration = kspace.acceleration if trajectory else 1 / float(keep.any(dim=1).float().mean())
         return SliceRun(
             draws(),
             lambda: begun.image,
             begun.error,
             if_changed if support else None,
-            None if begun.unseen is None else measures,
+            measures,
             {
                 "log_acceleration": math.log(acceleration),
                 "log_noise": math.log(sigma),
@@ -154,7 +156,7 @@ def reconstruct(
 
     result = collect(engine, "reconstruct", run_slice, kspace.data.shape[0], scale)
     info = {
-        "coils": white.coils,
+        "coils": ready.average.coils,
         "noise_before_whitening": _described(kspace.noise),
         "noise": unit,
         "warm_start_error": [e * scale for e in errors],
@@ -209,6 +211,7 @@ def denoise(
         progress=progress,
     )
     engine.expect(clip.data.shape[0] * samples * steps)
+    engine.fit("denoise", tuple(clip.data.shape))
     scale = checked_scale(clip.data.mean(dim=2, keepdim=True))
     noise = _noise_of(clip, sigma)
     rician = not clip.is_complex and bool((clip.data >= 0).all())
@@ -245,7 +248,7 @@ def denoise(
         falling = levels_between(engine, top, DRAW_FACTORS[1] * top)
         return SliceRun(
             map(unbiased, draws()),
-            lambda: unbiased(Windowed(components, WINDOW, OVERLAP)(y, told)),
+            lambda: unbiased(in_windows(components)(y, told)),
             told,
             (lambda change: best(y if change is None else y + change)) if support else None,
             measures if float(level.min()) >= LEAST_NOISE else None,
@@ -293,6 +296,7 @@ def interpolate(
         progress=progress,
     )
     engine.expect(clip.data.shape[0] * samples * steps)
+    engine.fit("interpolate", (*clip.data.shape[:2], grid.frames, *clip.data.shape[3:]))
     scale = checked_scale(clip.data.mean(dim=2, keepdim=True))
     noise = _noise_of(clip, None)
 
@@ -365,7 +369,7 @@ def _filtered(y: Tensor, sigma: float, real: bool) -> tuple[Tensor, float]:
     if y.shape[2] == 1:
         return y, sigma
     share = min(1.0, max(NOISE_LEFT, SMALLEST_SIGMA / sigma))
-    guess = Windowed(local_pca_wiener, WINDOW, OVERLAP)(y.real if real else y, sigma)
+    guess = in_windows(local_pca_wiener)(y.real if real else y, sigma)
     return guess + share * (y - guess), share * sigma
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,13 +10,15 @@ from torch import Tensor
 
 from medseq.errors import ResourceError, UsageError
 from medseq.io.weights import load_prior
-from medseq.posterior import Denoiser
+from medseq.memory import Task, fitting_side
+from medseq.posterior import Denoiser, Samples
 from medseq.prior import Prior, SpreadTable, Windowed
+from medseq.tiling import Tiled
 
 Progress = Callable[[int, int], None]
 
-# A window of this many frames holds a whole cardiac cycle; longer series are cut into such windows.
-WINDOW, OVERLAP = 96, 16
+# A series of this many frames, a whole cardiac cycle, is seen at once; a longer one in windows, short to save memory.
+WHOLE, WINDOW, OVERLAP = 96, 64, 16
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -45,11 +47,17 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype | None:
     return choices[name]
 
 
+def in_windows(prior: Denoiser) -> Denoiser:
+    """A prior, or anything called like one, that sees a long series in windows."""
+    return Windowed(prior, WINDOW, OVERLAP, WHOLE)
+
+
 class Engine:
     """A prior made ready for one series, and what its runs share.
 
-    prior: a Prior, a name or path for `load_prior`, or None for the shipped one. `denoiser` is what the sampler
-    calls: the prior on the device, in the chosen precision, periodic or not, windowed when the series is long.
+    prior: a Prior, a name or path for `load_prior`, or None for the shipped one. Its attribute `prior` is that on the
+    device, in the chosen precision, periodic or not, in tiles where memory is short; `denoiser` is what the sampler
+    calls: the same, in windows when the series is long.
     """
 
     def __init__(
@@ -73,19 +81,29 @@ class Engine:
         loaded = prior if isinstance(prior, Prior) else load_prior(prior)
         if loaded.spread is None:
             raise UsageError("this prior has no spread table: measure it with medseq.recipe.measure_spread")
-        windowed = frames > WINDOW
         ready = Prior(
             loaded.net.to(self.device),
             loaded.sigma_data,
             loaded.spread,
-            periodic=periodic and not windowed,  # a window does not go over into itself
+            periodic=periodic and frames <= WHOLE,  # a window does not go over into itself
             autocast=choose_precision(precision, self.device),
         ).eval()
-        self.denoiser: Denoiser = Windowed(ready, WINDOW, OVERLAP) if windowed else ready
+        self.prior = Tiled(ready)
+        self._window, self._precision = (frames if frames <= WHOLE else WINDOW), ready.autocast
+        self.denoiser = in_windows(self.prior)
         self.spread: SpreadTable = loaded.spread
         self.trust, self.periodic = loaded.trust, periodic
         self.seed, self.samples, self.steps = seed, samples, steps
         self._progress, self._done, self._total = progress, 0, 0
+
+    def fit(self, task: Task, shape: tuple[int, ...]) -> None:
+        """Have the prior see tiles where memory is too short for whole images; shape: (B, C, T, Y, X) of the result.
+
+        Raises ResourceError, before anything is done, when that is not enough.
+        """
+        self.prior.side = fitting_side(
+            task, shape, self.device, window=self._window, samples=self.samples, precision=self._precision
+        )
 
     @property
     def kind(self) -> str:
@@ -100,14 +118,15 @@ class Engine:
         """How many calls of `tick` there will be."""
         self._total = evaluations
 
-    def last(self, loop: Iterator[Tensor]) -> Tensor:
+    def last(self, loop: Samples) -> Tensor:
         """The sample that the sampler ends with, reporting every level on the way."""
-        *_, sample = map(self._counted, loop)
-        return sample
-
-    def _counted(self, clean: Tensor) -> Tensor:
-        self.tick()
-        return clean
+        while True:
+            try:
+                next(loop)  # not held while the sampler goes on
+            except StopIteration as end:
+                sample: Tensor = end.value
+                return sample
+            self.tick()
 
     def tick(self) -> None:
         """One evaluation of the network is done."""

@@ -68,14 +68,14 @@ def explained(error: Exception) -> str:
 
 
 def _ran_out(error: Exception) -> bool:
-    """Whether memory or disk ran out; torch says so of the CPU's memory in the text of a RuntimeError only."""
-    torch = sys.modules.get("torch")
-    return (
-        isinstance(error, MemoryError)
-        or (torch is not None and isinstance(error, torch.OutOfMemoryError))
-        or (isinstance(error, OSError) and error.errno in _OUT_OF_ROOM)
-        or (isinstance(error, RuntimeError) and "not enough memory" in str(error))
-    )
+    """Whether memory or disk ran out."""
+    if isinstance(error, OSError):
+        return error.errno in _OUT_OF_ROOM
+    if "torch" not in sys.modules:  # which would take a second to load
+        return isinstance(error, MemoryError)
+    from medseq.tiling import out_of_memory
+
+    return out_of_memory(error)
 
 
 def say(message: object) -> None:

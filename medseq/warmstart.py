@@ -7,16 +7,19 @@ A few more iterations then take them in.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from typing import overload
 
 import torch
 from torch import Tensor
 
-from medseq.acquisition import average_image
+from medseq.acquisition import average_image, image_of
 from medseq.baselines import composite_descent, wavelet
 from medseq.clip import KSpace, Trajectory
-from medseq.coils import full_centre
+from medseq.coils import average_of, full_centre
+from medseq.measurement import ByFrames, Measured, chunks, frames_of, projection
 from medseq.nonuniform import NonUniform, balanced
 from medseq.operators import Coils, Fourier, LinearOp, Mask
 
@@ -33,31 +36,59 @@ def sense_operator(keep: Tensor, maps: Tensor, trajectory: Trajectory | None = N
     return Mask(keep) @ Fourier() @ Coils(maps)
 
 
+@overload
 def classical_problem(
-    y: Tensor, keep: Tensor, maps: Tensor, trajectory: Trajectory | None = None
-) -> tuple[Tensor, LinearOp]:
+    y: Tensor, keep: Tensor, maps: Tensor, trajectory: Trajectory | None
+) -> tuple[Tensor, LinearOp]: ...
+
+
+@overload
+def classical_problem(
+    y: Measured, keep: Tensor, maps: Tensor, trajectory: Trajectory | None = None
+) -> tuple[Measured, LinearOp]: ...
+
+
+def classical_problem(
+    y: Measured, keep: Tensor, maps: Tensor, trajectory: Trajectory | None = None
+) -> tuple[Measured, LinearOp]:
     """y and its operator as the classical methods take them, of norm at most 1: along a trajectory both `balanced`."""
     if trajectory is None:
         return y, sense_operator(keep, maps)
     weights = balanced(trajectory, keep)
-    return torch.where(keep, y, 0) * weights, NonUniform(trajectory, weights) @ Coils(maps)
+
+    def weighted(chunk: slice) -> Tensor:
+        part = weights if weights.shape[2] == 1 else weights[:, :, chunk]
+        return torch.where(part != 0, frames_of(y, chunk), 0) * part
+
+    whole = slice(0, y.shape[2])
+    return (
+        ByFrames(y.shape, y.device, weighted) if isinstance(y, ByFrames) else weighted(whole),
+        NonUniform(trajectory, weights) @ Coils(maps),
+    )
+
+
+@dataclass(frozen=True)
+class Blind:
+    """image: (B, 1, T, Y, X), before the lines left out came in. power: the mean power, in each real channel, of what
+    an image gets wrong on those lines."""
+
+    image: Tensor
+    power: Callable[[Tensor], float]
 
 
 @dataclass(frozen=True)
 class Start:
     """image: (B, 1, T, Y, X). error: its RMSE in each real channel. go_on: (image, number) -> image, more iterations of
-    the same reconstruction from any image; None for one frame. blind: the image before the lines left out came in.
-    unseen: the mean power, in each real channel, of what an image gets wrong on those lines; None when none are."""
+    the same reconstruction from any image; None for one frame. blind: None when no lines are left out."""
 
     image: Tensor
     error: float
     go_on: Callable[[Tensor, int], Tensor] | None
-    blind: Tensor
-    unseen: Callable[[Tensor], float] | None
+    blind: Blind | None
 
 
 def warm_start(
-    y: Tensor,
+    y: Measured,
     keep: Tensor,
     maps: Tensor,
     sigma: float,
@@ -72,35 +103,50 @@ def warm_start(
     X); sigma: noise std of y. With nothing to leave out (fully sampled) the error is that of the noise alone.
     """
     out = left_out(y, keep, seed, trajectory)
-    full = (Fourier() if trajectory is None else NonUniform(trajectory)) @ Coils(maps)
-    y_part, part = classical_problem(torch.where(out, 0, y), keep & ~out, maps, trajectory)
+    # What is left out of y, the mask of an operator or the weights see to.
+    y_part, part = classical_problem(y, keep & ~out, maps, trajectory)
     whole, A = classical_problem(y, keep, maps, trajectory)
     go_on = None
     if y.shape[2] == 1:
-        blind = wavelet(y_part, part, iterations=STILL_ITERATIONS)
-        image = wavelet(whole, A, iterations=STILL_ITERATIONS)
+        one = slice(0, 1)
+        blind = wavelet(frames_of(y_part, one), part, iterations=STILL_ITERATIONS)
+        image = wavelet(frames_of(whole, one), A, iterations=STILL_ITERATIONS)
     else:
-        average = average_image(KSpace(y, keep, maps, trajectory=trajectory)).expand(-1, -1, y.shape[2], -1, -1)
-        blind = composite_descent(y_part, part, periodic=periodic)(average, ITERATIONS)
-        go_on = composite_descent(whole, A, periodic=periodic)
+        average = _average_image(y, keep, maps, trajectory).expand(-1, -1, y.shape[2], -1, -1)
+        blind = composite_descent(projection(y_part, part), part, periodic=periodic)(average, ITERATIONS)
+        go_on = composite_descent(projection(whole, A), A, periodic=periodic)
         image = go_on(blind, FINISHING)
     if not bool(out.any()):
-        return Start(image, sigma, go_on, blind, None)
-
+        return Start(image, sigma, go_on, None)
     hidden = keep & out
-
-    def wrong(image: Tensor) -> Tensor:
-        return torch.where(hidden, full(image) - y, 0)
+    full = (Fourier() if trajectory is None else NonUniform(trajectory)) @ Coils(maps)
 
     def unseen(image: Tensor) -> float:
-        return float(wrong(image).abs().square().sum() / (2 * hidden.expand(y.shape).sum()))
+        power = sum(wrong.abs().square().sum() for wrong in _wrong(image, y, hidden, full))
+        return float(power / (2 * hidden.expand(y.shape).sum()))
 
-    misses = wrong(blind)
-    tested = _by_line(misses, keep, out) if trajectory is None else _by_ring(misses, hidden, trajectory)
-    return Start(image, _error(tested, y.shape[1], sigma), go_on, blind, unseen)
+    misses = _wrong(blind, y, hidden, full)
+    tested = (
+        _by_line(misses, keep, out, y.shape[4])
+        if trajectory is None
+        else _by_ring(misses, hidden, y.shape[1:], trajectory)
+    )
+    return Start(image, _error(tested, y.shape[1], sigma), go_on, Blind(blind, unseen))
 
 
-def left_out(y: Tensor, keep: Tensor, seed: int, trajectory: Trajectory | None = None) -> Tensor:
+def _average_image(y: Measured, keep: Tensor, maps: Tensor, trajectory: Trajectory | None) -> Tensor:
+    if trajectory is None:
+        return image_of(*average_of(y, keep), maps)
+    return average_image(KSpace(frames_of(y, slice(0, y.shape[2])), keep, maps, trajectory=trajectory))
+
+
+def _wrong(image: Tensor, y: Measured, hidden: Tensor, full: LinearOp) -> Iterator[Tensor]:
+    """What an image gets wrong of the samples in `hidden`, zero elsewhere: a few frames of all coils at a time."""
+    for chunk in chunks(y):
+        yield torch.where(hidden[:, :, chunk], full.frames(chunk)(image[:, :, chunk]) - frames_of(y, chunk), 0)
+
+
+def left_out(y: Measured, keep: Tensor, seed: int, trajectory: Trajectory | None = None) -> Tensor:
     """Measured lines to leave out, bool (B, 1, T, Y, X or 1): a share of those that not all frames measure.
 
     Of one frame, a share of those outside the fully sampled centre. Along a trajectory a share of all readouts.
@@ -148,26 +194,31 @@ def _error(tested: _Tested, coils: int, sigma: float) -> float:
     return float((tested.missing * power + (1 - tested.missing) * noise).mean()) ** 0.5
 
 
-def _by_line(wrong: Tensor, keep: Tensor, out: Tensor) -> _Tested:
-    """wrong: (B, C, T, Y, X), what an image gets wrong of the lines left out, zero elsewhere."""
-    frames, lines, width = wrong.shape[2:]
-    coverage = keep.any(dim=1, keepdim=True).expand(-1, -1, frames, lines, -1).float().mean(2, keepdim=True)
-    squared = torch.view_as_real(wrong).square().mean(-1).sum(dim=(1, 2, 4)).sum(0)
+def _by_line(misses: Iterable[Tensor], keep: Tensor, out: Tensor, width: int) -> _Tested:
+    """misses: (B, C, t, Y, X) in turn, what an image gets wrong of the lines left out, zero elsewhere."""
+    squared = reduce(torch.add, (_power(wrong).sum(dim=(0, 1, 2, 4)) for wrong in misses))
+    lines = out.shape[3]
+    coverage = keep.any(dim=1, keepdim=True).expand(-1, -1, -1, lines, -1).float().mean(2, keepdim=True)
     count = out.float().expand(*out.shape[:4], width).sum(dim=(0, 1, 2, 4))
-    return _Tested(squared, count, torch.arange(lines, device=wrong.device), (1 - coverage).mean(dim=(0, 1, 2, 4)))
+    return _Tested(squared, count, torch.arange(lines, device=squared.device), (1 - coverage).mean(dim=(0, 1, 2, 4)))
 
 
-def _by_ring(wrong: Tensor, left_out: Tensor, trajectory: Trajectory) -> _Tested:
-    """wrong: (1, C, T, S, N); left_out: bool, likewise. Groups are rings about the centre, one place wide; what lies
-    beyond the last of them that was tested counts as that one."""
-    shape = wrong.shape[2:]
-    ring = _ring(trajectory.points, trajectory.size).expand(shape).flatten()
-    squared = torch.bincount(ring, torch.view_as_real(wrong).square().mean(-1).sum(dim=(0, 1)).flatten())
-    count = torch.bincount(ring, left_out.expand(1, 1, *shape).flatten().float())
-    y, x = ((torch.arange(n, device=wrong.device) - n // 2) / n for n in trajectory.size)
+def _by_ring(misses: Iterable[Tensor], hidden: Tensor, shape: Sequence[int], trajectory: Trajectory) -> _Tested:
+    """misses: (1, C, t, S, N) in turn; hidden: bool, broadcastable to (1, 1, T, S, N); shape: (C, T, S, N). Groups are
+    rings about the centre, one place wide; what lies beyond the last of them that was tested counts as that one."""
+    ring = _ring(trajectory.points, trajectory.size).expand(tuple(shape[1:]))
+    power = torch.cat([_power(wrong).sum(dim=(0, 1)) for wrong in misses])
+    squared = torch.bincount(ring.flatten(), power.flatten())
+    count = torch.bincount(ring.flatten(), hidden.expand(1, 1, *shape[1:]).flatten().float())
+    y, x = ((torch.arange(n, device=power.device) - n // 2) / n for n in trajectory.size)
     places = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1)
     group = _ring(places, trajectory.size).flatten().clamp(max=int(count.nonzero().max()))
     return _Tested(squared, count, group, 1 - trajectory.nearest.float().mean(2).flatten())
+
+
+def _power(samples: Tensor) -> Tensor:
+    """Of each real channel."""
+    return torch.view_as_real(samples).square().mean(-1)
 
 
 def _ring(points: Tensor, size: tuple[int, int]) -> Tensor:

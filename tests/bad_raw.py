@@ -327,7 +327,7 @@ def _another(coils: int) -> ismrmrd.Acquisition:
 
 def _linked(file: h5py.File) -> None:
     del file["dataset/data"]
-    file["dataset/data"] = h5py.ExternalLink("/etc/passwd", "/data")
+    file["dataset/data"] = h5py.ExternalLink("/nowhere/secret.h5", "/data")
 
 
 def _looped(file: h5py.File) -> None:

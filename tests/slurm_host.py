@@ -74,6 +74,10 @@ class Slurm:
         lines = self.ask("squeue", "-h", "-o", "%A %T").split("\n")
         return [(number, state) for number, _, state in (line.partition(" ") for line in lines if line)]
 
+    def wait_until_idle(self) -> None:
+        """Jobs that were cancelled take a moment to end. Raises RuntimeError when some are left all the same."""
+        self._until(lambda: not self.jobs(), "jobs are left")
+
     def _run(self, name: str, *words: str) -> None:
         program = _PROGRAMS[name]
         assert program is not None

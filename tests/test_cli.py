@@ -138,7 +138,7 @@ def test_a_missing_device_is_5(here, shelf, capsys):
         (MemoryError(), 5, "memory"),
         (torch.OutOfMemoryError("CUDA out of memory"), 5, "memory"),
         (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 byte"), 5, "memory"),
-        (OSError(errno.ENOSPC, "No space left on device"), 5, "disk"),
+        (OSError(errno.ENOSPC, "No space left on device"), 5, "space"),
         (ResourceError("locked by another run"), 5, "locked"),
         (KeyError("oops"), 1, "--debug"),
         (KeyboardInterrupt(), 130, "interrupted"),

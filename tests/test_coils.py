@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from medseq.clip import KSpace
-from medseq.coils import average_frames, compress_coils, espirit, estimate_maps, full_centre
+from medseq.coils import (
+    average_frames,
+    coil_products,
+    compress_coils,
+    espirit,
+    estimate_maps,
+    full_centre,
+    virtual_coils,
+)
 from medseq.errors import InputError, UsageError
 from medseq.noise import noise_covariance, unit_noise
 from medseq.operators import Coils, Fourier
@@ -172,10 +180,14 @@ def few_sources(coils: int = 8, sources: int = 3) -> tuple[Tensor, Tensor]:
     return maps, acquired(maps, sigma=0.0)
 
 
+def compressed(kspace: KSpace, virtual: int) -> KSpace:
+    return compress_coils(kspace, virtual_coils(coil_products(kspace.data), virtual))
+
+
 def test_compression_loses_nothing_that_fits() -> None:
     maps, data = few_sources()
     covariance = noise_covariance(unit_noise(torch.empty(8, 4000, dtype=torch.complex64), seeded()))
-    less = compress_coils(KSpace(data, LINE, maps, covariance), 3)
+    less = compressed(KSpace(data, LINE, maps, covariance), 3)
     assert less.data.shape == (1, 3, 6, 24, 20) and less.maps is not None
     torch.testing.assert_close(less.data.norm(), data.norm(), rtol=1e-5, atol=0)
     whole = (Fourier() @ Coils(maps)).adjoint(data)
@@ -186,7 +198,7 @@ def test_compression_loses_nothing_that_fits() -> None:
 
 def test_compression_keeps_the_strongest_part_and_orders_it() -> None:
     data = acquired(ring_of_coils(6, 24, 20))
-    less = compress_coils(KSpace(data, LINE, noise=0.002), 4)
+    less = compressed(KSpace(data, LINE, noise=0.002), 4)
     energy = less.data.abs().square().sum((0, 2, 3, 4))
     assert (energy.diff() <= 0).all()
     assert energy.sum() > 0.95 * data.abs().square().sum()
@@ -196,7 +208,7 @@ def test_compression_keeps_the_strongest_part_and_orders_it() -> None:
 def test_compression_keeps_the_mask() -> None:
     keep = variable_density(6, 24, 3, centre=4)
     data = torch.where(keep, acquired(ring_of_coils(6, 24, 20)), 0)
-    less = compress_coils(KSpace(data, keep), 2)
+    less = compressed(KSpace(data, keep), 2)
     assert torch.equal(less.keep, keep)
     assert not less.data[~keep.expand(less.data.shape)].any()
 
@@ -204,7 +216,7 @@ def test_compression_keeps_the_mask() -> None:
 @pytest.mark.parametrize("virtual", [0, 9])
 def test_impossible_compression_is_refused(virtual: int) -> None:
     with pytest.raises(UsageError):
-        compress_coils(KSpace(few_sources()[1], LINE), virtual)
+        virtual_coils(coil_products(few_sources()[1]), virtual)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -25,9 +25,9 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "
 # Tests may ask them for a second opinion; the package may not lean on them.
 ORACLES = {"SimpleITK", "dicomweb_client", "hypothesis", "nilearn", "numba", "pytest", "sigpy"}
 # What users may leave out, and the modules that are loaded only when it is used.
-EXTRAS = ("archive", "nonuniform", "twix")
+EXTRAS = ("archive", "nonuniform", "slurm", "twix")
 FOR_GPUS = ("nonuniform-cuda",)  # not locked, as it does not install everywhere
-NEED_EXTRAS = {"medseq.archive.network", "medseq.archive.web"}
+NEED_EXTRAS = {"medseq.archive.network", "medseq.archive.web", "medseq.study.slurm"}
 
 
 def imported_packages() -> set[str]:

@@ -142,7 +142,7 @@ def test_long_series_run_in_windows(prior: Prior) -> None:
     guess = Windowed(local_pca_wiener, WINDOW, OVERLAP)(data, 0.5)
     expected = (guess + NOISE_LEFT * (data - guess)) / (1 + level**2)
     # some coefficients of noise lie on the filter's threshold, to the last digits
-    torch.testing.assert_close(restored.clip.data, expected, atol=2e-2, rtol=0.0)
+    torch.testing.assert_close(restored.clip.data, expected, atol=3e-2, rtol=0.0)
 
 
 @pytest.mark.parametrize(

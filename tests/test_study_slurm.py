@@ -61,7 +61,7 @@ def cluster(started, monkeypatch) -> Iterator[Slurm]:
     monkeypatch.setattr(slurm, "_LOOK", 1.0)
     for name, value in started.environment.items():
         monkeypatch.setenv(name, value)
-    assert started.jobs() == []
+    started.wait_until_idle()
     yield started
     until(lambda: started.jobs() == [], "jobs remain")
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medseq.baselines.linear import time_average
 from medseq.baselines.patches import local_rank_step
-from medseq.baselines.proximal import accelerated, largest_frequency, least_squares, soft_spectrum
+from medseq.baselines.proximal import accelerated, largest_frequency, least_squares, rows_at_once, soft_spectrum
 from medseq.baselines.sparse import STILL
 from medseq.baselines.variation import variation_step
 from medseq.operators import LinearOp
@@ -43,25 +43,39 @@ def kt_composite(
     periodic: as for `temporal_tv`. Returns the image series (B, 1, T, Y, X).
     """
     start = time_average(y, A, iterations=STILL) if start is None else start
-    return composite_descent(y, A, weights=weights, periodic=periodic)(start, iterations)
+    b = A.adjoint(y)
+    return composite_descent(lambda: b, A, weights=weights, periodic=periodic)(start, iterations)
 
 
 def composite_descent(
-    y: Tensor,
+    project: Callable[[], Tensor],
     A: LinearOp,
     *,
     weights: Weights = Weights(),  # noqa: B008 (frozen)
     periodic: bool = False,
 ) -> Callable[[Tensor, int], Tensor]:
-    """The iterations of `kt_composite`, to be taken from anywhere: a function (series, iterations) -> series."""
-    b = A.adjoint(y)
+    """The iterations of `kt_composite`, to be taken from anywhere: a function (series, iterations) -> series.
+
+    project: makes A^H y (B, 1, T, Y, X), all that they ask of the measurement, whenever some are taken.
+    """
+    b = project()
     step = 1 / (1 + weights.regularization)
     amount = step * weights.frequencies * largest_frequency(b)
     few_jumps = variation_step(b, step * weights.jumps, (2,), periodic, inner=2)
     few_courses = local_rank_step(b, step * weights.rank)
-    gradient = least_squares(A, b, weights.regularization)
+    del b
 
     def proximal(x: Tensor) -> Tensor:
-        return soft_spectrum(x, amount).add_(few_jumps(x)).add_(few_courses(x)).div_(3)
+        for rows, shrink in few_courses():
+            few = shrink(x.index_select(3, rows))
+            at_once = rows_at_once(x)
+            for some, courses in zip(rows.split(at_once), few.split(at_once, dim=3), strict=True):
+                part = x.index_select(3, some)
+                mean = soft_spectrum(part, amount).add_(few_jumps(part, some)).add_(courses).div_(3)
+                x.index_copy_(3, some, mean)
+        return x
 
-    return lambda x, iterations: accelerated(gradient, proximal, x, step, iterations)
+    def descent(x: Tensor, iterations: int) -> Tensor:
+        return accelerated(least_squares(A, project(), weights.regularization), proximal, x, step, iterations)
+
+    return descent

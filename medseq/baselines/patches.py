@@ -5,8 +5,10 @@ The default threshold was chosen on the simulated beating heart alone, at 4 and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial, reduce
 
+import torch
 from torch import Tensor
 
 from medseq.baselines.proximal import (
@@ -20,6 +22,8 @@ from medseq.baselines.proximal import (
 )
 from medseq.errors import UsageError
 from medseq.operators import LinearOp
+
+RowStep = Callable[[Tensor], Tensor]
 
 
 def locally_low_rank(
@@ -41,25 +45,52 @@ def locally_low_rank(
     """
     b = A.adjoint(y)
     step = 1 / (1 + regularization)
-    proximal = local_rank_step(b, step * threshold, patch)
+    tilings = local_rank_step(b, step * threshold, patch)
+
+    def proximal(x: Tensor) -> Tensor:
+        for rows, shrink in tilings():
+            x.index_copy_(3, rows, shrink(x.index_select(3, rows)))
+        return x
+
     return accelerated(least_squares(A, b, regularization), proximal, b, step, iterations)
 
 
-def local_rank_step(b: Tensor, threshold: float, patch: int = 8) -> Callable[[Tensor], Tensor]:
+def local_rank_step(b: Tensor, threshold: float, patch: int = 8) -> Callable[[], Iterator[tuple[Tensor, RowStep]]]:
     """The proximal map of `threshold` times the largest singular value of any patch of `b` times the nuclear norms of
-    all patches, which tile the image otherwise in every call. UsageError for a patch of no voxels."""
+    all patches, which tile the image otherwise in every call.
+
+    Each call gives rows that hold whole patches, in turn, and the map of those rows (B, 1, T, rows, X): few rows at a
+    time on a CPU (see `by_rows`), all at once on a GPU. UsageError for a patch of no voxels.
+    """
     if patch < 1:
         raise UsageError(f"a patch needs at least one voxel, got {patch}")
-    amount = threshold * largest_singular(_cut(shifted_blocks(b, (0, 0), patch), patch)).amax(1, keepdim=True)
-    tilings = shifts(patch)
+    bands = [b[..., first : first + patch, :] for first in range(0, b.shape[-2], patch)]
+    largest = (
+        largest_singular(_cut(shifted_blocks(band, (0, 0), patch), patch)).amax(1, keepdim=True) for band in bands
+    )
+    amount = threshold * reduce(torch.maximum, largest)
+    moves = shifts(patch)
+    height, device, padded = b.shape[-2], b.device, len(bands) * patch
+    del b, bands, largest  # as large as the series
 
-    def proximal(x: Tensor) -> Tensor:
-        shift = next(tilings)
-        whole = shifted_blocks(x, shift, patch)
-        size = (x.shape[-2], x.shape[-1])
-        return unshifted_blocks(_join(soft_rank(_cut(whole, patch), amount), whole), shift, size)
+    def tiling() -> Iterator[tuple[Tensor, RowStep]]:
+        down, right = next(moves)
+        order = (torch.arange(padded) - down) % padded
+        for places in order.split(patch if device.type != "cuda" else padded):
+            there = (places < height).nonzero()[:, 0]
+            size = (len(places), there.to(device))
+            yield places[there].to(device), partial(_shrunk, size=size, right=right, patch=patch, amount=amount)
 
-    return proximal
+    return tiling
+
+
+def _shrunk(part: Tensor, size: tuple[int, Tensor], right: int, patch: int, amount: Tensor) -> Tensor:
+    """Rows of patches with shrunken singular values; size: rows of those patches, and which of them the image has."""
+    rows, there = size
+    whole = part.new_zeros(*part.shape[:3], rows, part.shape[4]).index_copy_(3, there, part)
+    whole = shifted_blocks(whole, (0, right), patch)
+    shrunk = _join(soft_rank(_cut(whole, patch), amount), whole)
+    return unshifted_blocks(shrunk, (0, right), (rows, part.shape[4])).index_select(3, there)
 
 
 def _cut(x: Tensor, patch: int) -> Tensor:

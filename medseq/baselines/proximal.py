@@ -6,6 +6,7 @@ All of it treats items of axis 0 apart, so that a result does not depend on its 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import reduce
 from itertools import count
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from medseq.operators import LinearOp
 
-_ROWS = 8
+ROWS, _FRAMES, _VALUES = 8, 32, 2**16  # worked on at once
 # Golden and silver ratio: multiples of each fill an interval evenly from the start, and the two never fall into step.
 _SPREAD = (0.6180339887498949, 0.41421356237309503)
 
@@ -27,27 +28,31 @@ def accelerated(
 ) -> Tensor:
     """FISTA (Beck and Teboulle 2009) with gradient restart (O'Donoghue and Candes 2015).
 
-    proximal: that of the penalty times `step`. Each item of axis 0 has its own momentum.
+    proximal: that of the penalty times `step`, which may work in place. Each item of axis 0 has its own momentum.
     """
     ahead = x
     momentum = torch.ones(x.shape[0], *[1] * (x.ndim - 1), dtype=x.real.dtype, device=x.device)
     for _ in range(iterations):
-        previous, x = x, proximal(torch.add(ahead, gradient(ahead), alpha=-step))
-        moved = x - previous
+        downhill = gradient(ahead)
+        previous, x = x, proximal(torch.add(ahead, downhill, alpha=-step, out=downhill))
+        del downhill
         # Uphill: the momentum carries the wrong way, forget it.
-        uphill = _real_inner(ahead - x, moved) > 0
-        momentum = torch.where(uphill, 1, momentum)
+        momentum = torch.where(_uphill(ahead, x, previous), 1, momentum)
         following = (1 + (1 + 4 * momentum.square()).sqrt()) / 2
-        ahead = torch.addcmul(x, (momentum - 1) / following, moved)
+        # In the place of the old one: no more than the start and three series are held at any time.
+        ahead = torch.sub(x, previous, out=None if ahead is previous else ahead)
+        torch.addcmul(x, (momentum - 1) / following, ahead, out=ahead)
         momentum = following
+        del previous
     return x
 
 
 def least_squares(A: LinearOp, b: Tensor, regularization: float) -> Callable[[Tensor], Tensor]:
-    """The gradient of |A x - y|^2 / 2 + regularization |x|^2 / 2, with b = A^H y."""
+    """The gradient of |A x - y|^2 / 2 + regularization |x|^2 / 2, with b = A^H y: a series of its own."""
 
     def gradient(x: Tensor) -> Tensor:
-        return torch.add(A.normal(x), x, alpha=regularization).sub_(b)
+        image = A.normal(x)
+        return torch.add(image, x, alpha=regularization, out=None if image is x else image).sub_(b)
 
     return gradient
 
@@ -55,7 +60,12 @@ def least_squares(A: LinearOp, b: Tensor, regularization: float) -> Callable[[Te
 def by_rows(x: Tensor) -> tuple[Tensor, ...]:
     """`x` (B, 1, T, Y, X) in blocks of rows, for what treats every voxel alone: they fit into a processor's cache, all
     rows do not, which makes such a step 3 times as fast. A GPU takes all at once."""
-    return x.split(_ROWS, dim=3) if x.device.type == "cpu" else (x,)
+    return x.split(rows_at_once(x), dim=3)
+
+
+def rows_at_once(x: Tensor) -> int:
+    """How many rows of (B, 1, T, Y, X) are worked on at a time."""
+    return min(ROWS, max(1, _VALUES * x.shape[3] // x[:1].numel())) if x.device.type == "cpu" else x.shape[3]
 
 
 def soft(x: Tensor, amount: Tensor) -> Tensor:
@@ -66,13 +76,16 @@ def soft(x: Tensor, amount: Tensor) -> Tensor:
 
 def soft_spectrum(x: Tensor, amount: Tensor) -> Tensor:
     """Shrink the magnitude of every temporal frequency of every voxel by `amount` (B, 1, 1, 1, 1)."""
-    spectra = (torch.fft.fft(rows, dim=2, norm="ortho") for rows in by_rows(x))
-    return torch.cat([torch.fft.ifft(soft(rows, amount), dim=2, norm="ortho") for rows in spectra], dim=3)
+    out = torch.empty_like(x)
+    for before, after in zip(by_rows(x), by_rows(out), strict=True):
+        spectrum = torch.fft.fft(before, dim=2, norm="ortho")
+        after.copy_(torch.fft.ifft(soft(spectrum, amount), dim=2, norm="ortho"))
+    return out
 
 
 def largest_frequency(x: Tensor) -> Tensor:
     """Largest magnitude of F_t x of each item, (B, 1, 1, 1, 1)."""
-    return largest(torch.fft.fft(x, dim=2, norm="ortho"))
+    return reduce(torch.maximum, (largest(torch.fft.fft(rows, dim=2, norm="ortho")) for rows in by_rows(x)))
 
 
 def soft_rank(x: Tensor, amount: Tensor) -> Tensor:
@@ -113,7 +126,8 @@ def largest_singular(x: Tensor) -> Tensor:
 
 def largest(x: Tensor) -> Tensor:
     """Largest magnitude of each item of axis 0, shaped (B, 1, ...) to scale it."""
-    return x.abs().amax(tuple(range(1, x.ndim)), keepdim=True)
+    parts = (part.abs().amax(tuple(range(1, x.ndim)), keepdim=True) for part in x.split(ROWS, dim=-2))
+    return reduce(torch.maximum, parts)
 
 
 def shifts(period: int) -> Iterator[tuple[int, int]]:
@@ -135,6 +149,12 @@ def shifted_blocks(x: Tensor, shift: tuple[int, int], block: int) -> Tensor:
 def unshifted_blocks(x: Tensor, shift: tuple[int, int], size: tuple[int, int]) -> Tensor:
     """Undo `shifted_blocks`: roll back, then cut to `size` (Y, X)."""
     return x.roll((-shift[0], -shift[1]), (-2, -1))[..., : size[0], : size[1]]
+
+
+def _uphill(ahead: Tensor, x: Tensor, previous: Tensor) -> Tensor:
+    """Whether the step from `ahead` to x turned back on the way from `previous` to x, (B, 1, ...) bool."""
+    frames = zip(*(part.split(_FRAMES, dim=2) for part in (ahead, x, previous)), strict=True)
+    return reduce(torch.add, (_real_inner(a - b, b - c) for a, b, c in frames)) > 0
 
 
 def _real_inner(a: Tensor, b: Tensor) -> Tensor:

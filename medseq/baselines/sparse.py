@@ -71,7 +71,7 @@ def low_rank_sparse(
     descent = least_squares(A, b, regularization)
 
     def gradient(parts: Tensor) -> Tensor:
-        return descent(parts.sum(1, keepdim=True)).expand_as(parts)
+        return descent(parts.sum(1, keepdim=True)).repeat(1, parts.shape[1], 1, 1, 1)
 
     def proximal(parts: Tensor) -> Tensor:
         background, motion = parts[:, :1], parts[:, 1:]

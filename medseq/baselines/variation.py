@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from medseq.baselines.proximal import accelerated, by_rows, largest, least_squares
+from medseq.baselines.proximal import accelerated, largest, least_squares, rows_at_once
 from medseq.operators import LinearOp
 
 # Steps on the dual in every step on the image. It starts from where it was, so few are enough, and coils cost more.
@@ -61,24 +61,31 @@ def _least_variation(
     b = A.adjoint(y)
     step = 1 / (1 + regularization)
     proximal = variation_step(b, step * weight, axes, periodic)
-    return accelerated(least_squares(A, b, regularization), proximal, b, step, iterations)
+    return accelerated(least_squares(A, b, regularization), lambda x: proximal(x, None), b, step, iterations)
 
 
 def variation_step(
     b: Tensor, weight: float, axes: tuple[int, ...], periodic: bool, inner: int = _INNER
-) -> Callable[[Tensor], Tensor]:
+) -> Callable[[Tensor, Tensor | None], Tensor]:
     """The proximal map of `weight` times the largest magnitude of `b` times TV along `axes`, by `inner` steps on its
-    dual, which it keeps from one call to the next."""
-    amount = weight * largest(b)
-    alone = by_rows if axes == (2,) else lambda x: (x,)  # in time alone every voxel is its own problem
-    duals = [torch.zeros(len(axes), *rows.shape, dtype=b.dtype, device=b.device) for rows in alone(b)]
+    dual, which it keeps from one call to the next.
 
-    def proximal(x: Tensor) -> Tensor:
-        parts = []
-        for i, rows in enumerate(alone(x)):
-            duals[i] = _dual_steps(rows, duals[i], amount, axes, periodic, inner)
-            parts.append(rows - _differences_adjoint(duals[i], axes, periodic))
-        return torch.cat(parts, dim=3)
+    A function (x, rows) -> x: of a whole series (None), or in time, where every voxel is its own problem, of some rows.
+    """
+    amount = weight * largest(b)
+    dual = torch.zeros(len(axes), *b.shape, dtype=b.dtype, device=b.device)
+    apart = axes == (2,)
+
+    def of_rows(x: Tensor, rows: Tensor) -> Tensor:
+        kept = _dual_steps(x, dual.index_select(4, rows), amount, axes, periodic, inner)
+        dual.index_copy_(4, rows, kept)
+        return x - _differences_adjoint(kept, axes, periodic)
+
+    def proximal(x: Tensor, rows: Tensor | None = None) -> Tensor:
+        if rows is not None:
+            return of_rows(x, rows)
+        parts = torch.arange(x.shape[3], device=x.device).split(rows_at_once(x) if apart else x.shape[3])
+        return torch.cat([of_rows(x.index_select(3, part), part) for part in parts], dim=3)
 
     return proximal
 

@@ -29,16 +29,20 @@ def main() -> None:
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    answers.write("\n")  # it is there
+    answers.flush()
     lost: list[str] = []
     sys.unraisablehook = lambda one: lost.append(str(one.exc_value))  # what HDF5 cannot close again
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    most = sys.maxsize if before[0] == resource.RLIM_INFINITY else before[0]
     while line := sys.stdin.readline():
         request = json.loads(line)
         lost.clear()
         # Nobody handles it: the process ends. Of the processor's time, as a disk may be slow.
         signal.setitimer(signal.ITIMER_PROF, request["seconds"])
-        resource.setrlimit(resource.RLIMIT_AS, (_size() + request["memory"], resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_AS, (min(_size() + request["memory"], most), before[1]))
         fault = _fault(request["path"], request["largest"])
-        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_AS, before)
         signal.setitimer(signal.ITIMER_PROF, 0)
         answers.write(json.dumps({"fault": fault or "".join(lost[:1])}) + "\n")
         answers.flush()

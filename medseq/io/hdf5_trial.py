@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO, cast
 
-from medseq.errors import InputError
+from medseq.errors import InputError, ResourceError
 from medseq.io.faults import reason
 
 # No compression that HDF5 files use gets further (RFC 1951).
@@ -32,7 +32,8 @@ class _Trial:
         self._alone = threading.Lock()
 
     def check(self, path: Path) -> None:
-        """Raise InputError when HDF5 cannot read all of the file within time and memory that suit its size."""
+        """Raise InputError when HDF5 cannot read all of the file within time and memory that suit its size, and
+        ResourceError when there is no room for the child."""
         told = path.stat()
         file = (str(path.absolute()), told.st_ino, told.st_size, told.st_mtime_ns)
         with self._alone:
@@ -50,7 +51,13 @@ class _Trial:
             self._passed = file
 
     def _asked(self, request: dict[str, object]) -> str:
-        child = self._running()
+        try:
+            child = self._running()
+        except (OSError, ValueError) as error:
+            self.close()
+            raise ResourceError(
+                f"no process to read HDF5 in can be started ({reason(error)}); free some memory"
+            ) from error
         try:
             requests, answers = cast(TextIO, child.stdin), cast(TextIO, child.stdout)
             requests.write(json.dumps(request) + "\n")
@@ -74,6 +81,8 @@ class _Trial:
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "HDF5_PLUGIN_PRELOAD": "::"},
                 encoding="utf-8",
             )
+            if not cast(TextIO, self._child.stdout).readline():
+                raise OSError("it ended at once")
         return self._child
 
     def close(self) -> None:

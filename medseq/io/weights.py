@@ -28,6 +28,7 @@ from medseq.io.files import atomic_write
 from medseq.mismatch import Expectation
 from medseq.network import VideoUNet
 from medseq.prior import Prior, SpreadTable, Trust
+from medseq.tiling import out_of_memory
 
 SHIPPED = Path(__file__).parent.parent / "weights"
 DEFAULT = "heart-3"
@@ -137,6 +138,8 @@ def _network(path: Path) -> tuple[Card, VideoUNet]:
         net = VideoUNet(card.width, card.blocks, card.guides, card.channels)
         net.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     except (SafetensorError, RuntimeError, ValueError) as error:
+        if out_of_memory(error):
+            raise
         first = str(error).splitlines()[0][:200]
         raise InputError(f"{path}: not the weights of this network ({first}); fetch weights and card anew") from error
     return card, net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -58,4 +58,4 @@ def checked(schema: type[M], content: Any, path: Path, remedy: str) -> M:
         place = plain(".".join(map(str, first["loc"])))[:200] or "the file"
         raise InputError(f"{path}: {place}: {plain(first['msg'])[:200]}; {remedy}") from error
     except MedseqError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {error}; {remedy}") from error
