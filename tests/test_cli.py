@@ -305,8 +305,10 @@ def test_the_examples_of_help_run(name, here, capsys, monkeypatch):
             assert Path(words[words.index("-o") + 1]).exists()
 
 
+# Of a background job of a shell SIGINT is ignored, and the children of its tests would inherit that.
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from medseq import restore
 from medseq.bold_prior import GUIDES, BoldPrior
 from medseq.cli import main
