@@ -131,11 +131,11 @@ def test_a_job_that_is_cancelled_is_replaced_and_one_near_its_wall_time_gets_no_
     )
     run.start()
     until((shelf.source / "hangs").exists, "no unit began")
-    ((first, _),) = cluster.jobs()
+    (first,) = (number for number, state in cluster.jobs() if state == "RUNNING")
     cluster.ask("scancel", first)
     (shelf.source / "go").touch()
     until(lambda: shelf.calls.count("b"), "the others do not go on")
-    ((second, _),) = cluster.jobs()
+    (second,) = (number for number, state in cluster.jobs() if state == "RUNNING")
     monkeypatch.setattr(slurm, "_MARGIN", 1e6)  # from now on, every job is near its end
     run.join(LONG)
     assert not run.is_alive() and len(told) == 3 and all(map(shelf.whole, shelf.units))

@@ -237,7 +237,9 @@ def _entries(
     lost = dict.fromkeys((job.unit.name for job in jobs), 0)
 
     def send(job: Job) -> None:
-        future = client.submit(_on_worker, job, shared, key=f"{job.unit.name}-{secrets.token_hex(4)}")
+        # One group, by the head of the key: Dask then keeps units back until a worker is free, and shares out no rest.
+        key = ("unit", f"{job.unit.name}-{secrets.token_hex(4)}")
+        future = client.submit(_on_worker, job, shared, key=key)
         sent[str(future.key)] = job
         queue.add(future)
 
