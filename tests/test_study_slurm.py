@@ -125,7 +125,7 @@ def test_jobs_that_cannot_work_are_given_up_with_their_last_words(tmp_path, clus
 
 
 def test_a_job_that_is_cancelled_is_replaced_and_one_near_its_wall_time_gets_no_unit(tmp_path, cluster, monkeypatch):
-    shelf, told = Shelf(tmp_path, {"a": "hang", "b": "slow 2", "c": "fine"}), list[str]()
+    shelf, told = Shelf(tmp_path, {"a": "hang", "b": "slow 8", "c": "fine"}), list[str]()
     run = threading.Thread(
         target=lambda: run_study(shelf.study, shelf.settings(engine="slurm", workers=1), told.append), daemon=True
     )
