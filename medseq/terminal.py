@@ -137,7 +137,7 @@ _COLUMNS = (
     "description",
     "path",
 )
-_UNITS = {"voxel": "mm", "interval": "s", "duration": "s", "period": "s"}
+_UNITS = {"trajectory": "(readouts x samples of each)", "voxel": "mm", "interval": "s", "duration": "s", "period": "s"}
 
 
 def print_series(found: Sequence[Series]) -> None:
@@ -181,4 +181,4 @@ def _shown(value: object) -> str:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return " x ".join(map(str, value)) if isinstance(value, tuple) else printable(value)
+    return " x ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -202,6 +202,15 @@ def test_every_restoring_command_writes_a_page(here: Path, words: str, page: str
         assert secret not in told
 
 
+def test_a_calibrated_std_is_called_what_it_is(here: Path):
+    """With the shipped prior one image has a std, which is no spread of samples."""
+    assert command("reconstruct raw.h5 -o out.nii.gz --steps 1 --report") == 0
+    told = re.sub(r'"data:image[^"]*"', "", (here / "out.html").read_text())
+    reach = json.loads((here / "out.run.json").read_text())["result"]["interval_factors"]["90%"]
+    assert "Std of the error" in told and f"{reach:.2g} of it cover 90 % on 64 simulated series" in told
+    assert "over the samples" not in told
+
+
 def test_no_page_unless_asked_for(here: Path, shelf: Path):
     assert command("denoise cine.nii.gz -o out.nii.gz --prior tiny.safetensors") == 0
     assert left_behind(here, shelf) == ["out.nii.gz", "out.run.json"]

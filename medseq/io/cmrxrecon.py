@@ -103,9 +103,8 @@ def _read_matlab(path: Path) -> tuple[str, np.ndarray, None]:
     if math.prod(shapes[name]) > DEFLATE_LIMIT * path.stat().st_size:
         raise InputError(f"{path}: damaged, as {shapes[name]} cannot be in so small a file; get a fresh copy")
     memory = _MEMORY + 64 * math.prod(shapes[name])  # four times, as pairs of doubles
-    samples = np.frombuffer(
-        bytearray(_from_child(path, memory, name)), "<c8"
-    )  # torch wants memory that can be written to
+    # torch wants memory that can be written to
+    samples = np.frombuffer(bytearray(_from_child(path, memory, name)), "<c8")
     return name, samples.reshape(shapes[name][::-1]), None
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +30,6 @@ from medseq.temporal import TemporalStatistics, temporal_statistics
 from medseq.warmstart import classical_problem, sense_operator
 
 _FEWEST_FRAMES = 3  # that say anything about motion
-_STD_NOTE = "The std over the samples is not calibrated: it is no confidence interval."
 _AIR = "Noise of magnitudes has a mean where there is no signal; it was taken out, so that air is dark."
 _NO_REFERENCE = "Nothing here knows the truth: these figures tell how a result behaves, not how right it is."
 
@@ -127,12 +128,22 @@ def _versions(stage: Stage, *clips: tuple[str, Clip]) -> list[Panel]:
 
 
 def _players(stage: Stage, title: str, panels: list[Panel], restored: Restored, note: str, still: int = 0) -> Players:
-    """With the std over the samples, where there are several."""
+    """With the std, where there is one, and what it means."""
     if restored.std is not None:
         frames = stage.frames(restored.std.data)
-        panels = [*panels, unsigned("Std over the samples", frames, white(frames))]
-        note = f"{note} {_STD_NOTE}".strip()
+        name, meaning = _std_told(restored.info)
+        panels = [*panels, unsigned(name, frames, white(frames))]
+        note = f"{note} {meaning}".strip()
     return stage.players(title, panels, note, still)
+
+
+def _std_told(info: Mapping[str, Any]) -> tuple[str, str]:
+    """What the std is called, and what it says of the error."""
+    if "interval_factors" not in info:
+        return "Std over the samples", "The std over the samples is not calibrated: it is no confidence interval."
+    reach = info["interval_factors"]["90%"]
+    basis = info["coverage_basis"].removeprefix("calibrated on ")
+    return "Std of the error", f"Std: what the error is to be expected like; {reach:.2g} of it cover 90 % on {basis}."
 
 
 def _latest(before: Clip, times: np.ndarray) -> np.ndarray:
