@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from medseq.bold_recipe import BoldRecipe
+from medseq.few_step_recipe import FewStepRecipe
 from medseq.io.faults import faults_named
 from medseq.io.weights import load_prior
 from medseq.io.yaml_files import checked, read_yaml
@@ -20,7 +21,8 @@ from medseq.train import train
 class TrainConfig(BaseModel):
     """What `medseq train` reads: one recipe, of which presets hold only what differs.
 
-    recipe: of a prior of images, see `medseq.recipe.Recipe`; or bold: of a prior of BOLD fluctuations, see
+    recipe: of a prior of images, see `medseq.recipe.Recipe`; or few_steps: of one for reconstructions of few
+    evaluations, see `medseq.few_step_recipe.FewStepRecipe`; or bold: of a prior of BOLD fluctuations, see
     `medseq.bold_recipe.BoldRecipe`. stills: folder of still magnitude frames (PNG, searched to any depth) to animate
     beside the phantoms, relative to the YAML file; None trains on phantoms alone.
     """
@@ -28,6 +30,7 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     recipe: Recipe = Recipe()
+    few_steps: FewStepRecipe | None = None
     bold: BoldRecipe | None = None
     stills: Path | None = None
 
@@ -36,25 +39,31 @@ class TrainConfig(BaseModel):
         return None if self.stills is None else load_stills(self.stills)
 
     @property
+    def starts_from(self) -> str | None:
+        """Name or path of the prior to go on from."""
+        return (self.few_steps or self.recipe).start_from
+
+    @property
     def steps(self) -> int:
-        return (self.bold or self.recipe).steps
+        return (self.bold or self.few_steps or self.recipe).steps
 
     def train(self, folder: Path, stills: Stills | None, *, resume: bool, device: str) -> Iterator[int]:
         """Run the recipe (`medseq.train.train`), yielding the number of finished steps after each."""
         if self.bold is not None:
             yield from (state.step for state in train(self.bold, folder, stills=stills, resume=resume, device=device))
         else:
-            yield from (state.step for state in train(self.recipe, folder, stills=stills, resume=resume, device=device))
+            course = self.few_steps or self.recipe
+            yield from (state.step for state in train(course, folder, stills=stills, resume=resume, device=device))
 
 
 def load_config(path: str | Path) -> TrainConfig:
     """Read and check a YAML file. Raises InputError naming the file and the first thing wrong with it."""
     path = Path(path)
     content = read_yaml(path, "give a training configuration")
-    config = checked(TrainConfig, content or {}, path, "see Recipe and BoldRecipe for what there is")
-    if config.recipe.start_from is not None:
+    config = checked(TrainConfig, content or {}, path, "see Recipe, FewStepRecipe and BoldRecipe for what there is")
+    if config.starts_from is not None:
         with faults_named(path, str):
-            load_prior(config.recipe.start_from)  # a wrong one is told before anything is written
+            load_prior(config.starts_from)  # a wrong one is told before anything is written
     if config.stills is not None:
         config.stills = (path.parent / config.stills).resolve()
     return config

@@ -80,7 +80,7 @@ def _reconstructed(clean: Tensor, g: torch.Generator) -> Tensor:
         for _ in range(slices)
     ]
     keep = torch.cat(masks).to(clean.device)
-    A = Mask(keep) @ Fourier() @ Coils(_random_maps(slices, 4, (lines, width), g, clean.device))
+    A = Mask(keep) @ Fourier() @ Coils(random_maps(slices, 4, (lines, width), g, clean.device))
     y = A(clean)
     y = y + torch.where(keep, math.exp(uniform(g, math.log(0.002), math.log(0.06))) * unit_noise(y, g), 0)
     iterations, weight = int(uniform(g, 4, 14)), math.exp(uniform(g, -1.2, 1.2))
@@ -95,7 +95,7 @@ def _reconstructed(clean: Tensor, g: torch.Generator) -> Tensor:
     return low_rank_sparse(y, A, low_rank=0.05 * weight, sparse=1.5e-3 * weight, iterations=iterations)
 
 
-def _random_maps(slices: int, coils: int, size: tuple[int, int], g: torch.Generator, device: torch.device) -> Tensor:
+def random_maps(slices: int, coils: int, size: tuple[int, int], g: torch.Generator, device: torch.device) -> Tensor:
     """Smooth complex maps (slices, coils, 1, *size) of unit root-sum-of-squares."""
     maps = torch.stack(
         [torch.complex(*(smooth_field(size, 2, g, device) for _ in range(2))) for _ in range(slices * coils)]

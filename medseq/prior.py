@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from medseq.calibration import Calibration
-from medseq.guides import guides
+from medseq.guides import guides, quick_guides
 from medseq.mismatch import Expectation
 
 _FAR = 3.0  # times the noise: the bound of what a guide may say; part of what the weights were trained with
@@ -62,6 +62,7 @@ class Prior(nn.Module):
     periodic: whether the last frame is followed by the first; set it for the series at hand.
     autocast: dtype the network computes in (torch.bfloat16), or None for float32. Everything else is float32.
     trust: what is known of the errors of its results; empty when nothing was fitted.
+    few: it was trained for the few evaluations of `medseq.few_steps`, and sees the `quick_guides`.
     """
 
     def __init__(
@@ -72,8 +73,10 @@ class Prior(nn.Module):
         periodic: bool = False,
         autocast: torch.dtype | None = None,
         trust: Trust = Trust(),  # noqa: B008 (frozen)
+        few: bool = False,
     ) -> None:
         super().__init__()
+        self.few = few
         self.trust = trust
         self.net, self.sigma_data, self.spread = net, float(sigma_data), spread
         self.periodic, self.autocast = periodic, autocast
@@ -102,7 +105,8 @@ class Prior(nn.Module):
 
         Bounded, as what differs by many times the noise has moved, and every error of a gate would cost as much there.
         """
-        away = (guides(x, level, self.periodic) - x) / level
+        guesses = quick_guides if self.few else guides
+        away = (guesses(x, level, self.periodic) - x) / level
         away = away / (1 + (away / _FAR).abs().square()).sqrt()
         return _channels(away).unflatten(1, (-1, 2))
 

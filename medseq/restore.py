@@ -16,11 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medseq import few_steps
 from medseq.acquisition import average_image, prepared
 from medseq.baselines import local_pca_wiener
 from medseq.between import between
 from medseq.clip import Clip, KSpace
 from medseq.errors import InputError, UsageError
+from medseq.few_steps import Remembering, checked_steps, few_step_image
 from medseq.gathering import (
     SMALLEST_SIGMA,
     Restored,
@@ -34,6 +36,7 @@ from medseq.gathering import (
     levels_between,
 )
 from medseq.guides import components
+from medseq.io.weights import load_prior
 from medseq.measurement import ByFrames, Measured, Measurement
 from medseq.mismatch import left_out_measures, residual_measures
 from medseq.noise import estimate_noise_image, magnitude_unbias, unit_noise
@@ -74,14 +77,20 @@ def reconstruct(
 
     The noise is made white, the maps are estimated where there are none, and the sampler starts from a classical
     reconstruction (`warm_start`), at a noise level taken from its estimated error. steps: evaluations of the network a
-    sample; None is 4 for the single image, else 12. support: also map how much of each voxel came from the measurement
-    (`maps["support"]`), for the price of one more single image, with several samples of two.
+    sample; None is 4 for the single image, else 12. A prior made for few evaluations, as "heart-fast-1", takes its own
+    number of them, for the single image of 8 frames or more (`medseq.few_steps`). support: also map how much of each
+    voxel came from the measurement (`maps["support"]`), for the price of one more single image, with several samples of
+    two.
 
     Raises InputError when noise, maps or scale can't be found in the data, or if strict for a series unlike those that
     the prior has learnt (else that is a warning), UsageError for impossible options,
     ResourceError when the device is not there.
     """
-    if steps is None:
+    if prior is None or isinstance(prior, str | Path):
+        prior = load_prior(prior)
+    if prior.few:
+        steps = checked_steps(steps, samples, kspace.frames)
+    elif steps is None:
         steps = BEST_STEPS if samples == 1 else DRAW_STEPS
     engine = Engine(
         prior,
@@ -106,12 +115,13 @@ def reconstruct(
         y, keep, maps = ready.slice(b, engine.device, scale)
         trajectory = kspace.trajectory and kspace.trajectory.to(engine.device)
         sigma, A = unit / scale, sense_operator(keep, maps, trajectory)
-        begin = partial(warm_start, periodic=periodic, trajectory=trajectory)
+        begin = partial(warm_start, periodic=periodic, trajectory=trajectory, quick=prior.few)
+        denoiser = Remembering(engine.denoiser) if prior.few else engine.denoiser
         begun = begin(y, keep, maps, sigma, engine.seed)
         errors.append(begun.error)
         blind, measures = begun.blind, None
         if blind is not None and engine.trust.expected:
-            told = left_out_measures(engine.denoiser, blind.image, begun.error, blind.power, sigma)
+            told = left_out_measures(denoiser, blind.image, begun.error, blind.power, sigma)
             measures = lambda _: told  # noqa: E731
         begun, blind = replace(begun, blind=None), None  # it has said what it can, and is as large as the series
 
@@ -119,6 +129,9 @@ def reconstruct(
             return levels_between(engine, factors[0] * error, factors[1] * error)
 
         def best(y: Measured, start: Start) -> Tensor:
+            if prior.few:
+                measurement = Measurement(y, A, sigma, iterations=few_steps.ITERATIONS)
+                return engine.last(few_step_image(denoiser, measurement, start.error, start.image))
             measurement = Measurement(y, A, sigma, iterations=SOLVE_ITERATIONS)
             go_on = start.go_on
             refine = None if go_on is None else lambda image: go_on(image, BETWEEN_LEVELS)

@@ -87,20 +87,24 @@ class Engine:
             loaded.spread,
             periodic=periodic and frames <= WHOLE,  # a window does not go over into itself
             autocast=choose_precision(precision, self.device),
+            few=loaded.few,
         ).eval()
         self.prior = Tiled(ready)
         self._window, self._precision = (frames if frames <= WHOLE else WINDOW), ready.autocast
         self.denoiser = in_windows(self.prior)
         self.spread: SpreadTable = loaded.spread
-        self.trust, self.periodic = loaded.trust, periodic
+        self.trust, self.periodic, self.few = loaded.trust, periodic, loaded.few
         self.seed, self.samples, self.steps = seed, samples, steps
         self._progress, self._done, self._total = progress, 0, 0
 
     def fit(self, task: Task, shape: tuple[int, ...]) -> None:
         """Have the prior see tiles where memory is too short for whole images; shape: (B, C, T, Y, X) of the result.
 
-        Raises ResourceError, before anything is done, when that is not enough.
+        Raises ResourceError, before anything is done, when that is not enough, and UsageError for a task that the prior
+        was not made for.
         """
+        if self.few and task != "reconstruct":
+            raise UsageError(f"a prior of few evaluations does not {task}; take one of many levels, as heart-3")
         self.prior.side = fitting_side(
             task, shape, self.device, window=self._window, samples=self.samples, precision=self._precision
         )

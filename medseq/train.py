@@ -3,7 +3,8 @@
 Every batch and every noise depends on (seed, step, rank) alone, so a run that was killed and resumed from its
 checkpoint gives the very weights of one that was not. Needs torch, numpy and safetensors only, so it runs on a bare GPU
 machine. Single process, or several under `torchrun` (gradients averaged). What is learnt says the recipe: `Recipe` for
-images (`medseq.recipe`), `BoldRecipe` for fluctuations (`medseq.bold_recipe`).
+images (`medseq.recipe`), `FewStepRecipe` for few evaluations (`medseq.few_step_recipe`), `BoldRecipe` for fluctuations
+(`medseq.bold_recipe`).
 """
 
 from __future__ import annotations

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from medseq.acquisition import average_image, image_of
-from medseq.baselines import composite_descent, wavelet
+from medseq.baselines import composite_descent, kt_continuation, wavelet
 from medseq.clip import KSpace, Trajectory
 from medseq.coils import average_of, full_centre
-from medseq.measurement import ByFrames, Measured, chunks, frames_of, projection
+from medseq.measurement import ByFrames, Measured, back_projection, chunks, frames_of, projection
 from medseq.nonuniform import NonUniform, balanced
 from medseq.operators import Coils, Fourier, LinearOp, Mask
 
@@ -96,8 +96,11 @@ def warm_start(
     *,
     periodic: bool = False,
     trajectory: Trajectory | None = None,
+    quick: bool = False,
 ) -> Start:
     """`kt_composite` of `y` (of one frame, `wavelet`), stopped early, and its error.
+
+    quick: `kt_continuation` in its place, which does not see the lines left out and does not go on.
 
     y: (B, C, T, Y, X) k-space, or (B, C, T, S, N) along the trajectory; keep: bool, broadcastable; maps: (B, C, 1, Y,
     X); sigma: noise std of y. With nothing to leave out (fully sampled) the error is that of the noise alone.
@@ -113,9 +116,12 @@ def warm_start(
         image = wavelet(frames_of(whole, one), A, iterations=STILL_ITERATIONS)
     else:
         average = _average_image(y, keep, maps, trajectory).expand(-1, -1, y.shape[2], -1, -1)
-        blind = composite_descent(projection(y_part, part), part, periodic=periodic)(average, ITERATIONS)
-        go_on = composite_descent(projection(whole, A), A, periodic=periodic)
-        image = go_on(blind, FINISHING)
+        if quick:
+            image = blind = kt_continuation(back_projection(y_part, part), part, average)
+        else:
+            blind = composite_descent(projection(y_part, part), part, periodic=periodic)(average, ITERATIONS)
+            go_on = composite_descent(projection(whole, A), A, periodic=periodic)
+            image = go_on(blind, FINISHING)
     if not bool(out.any()):
         return Start(image, sigma, go_on, None)
     hidden = keep & out

@@ -6,6 +6,7 @@ Fits, for every task, the std of the single image and of several draws (`medseq.
 expected of held-out lines and residuals (`medseq.mismatch`). Held-out stills in motion and phantoms only
 (`calibration_cases.py`). Every case is kept in the output folder as soon as it is known, so a killed run goes on; the
 table, `NAME.trust.json`, is written there, to be put beside the weights. Coverage is told for cases left out of a fit.
+A prior of few evaluations is fitted for what it is made for, the single image of a k-space series.
 """
 
 from __future__ import annotations
@@ -172,8 +173,9 @@ def cross_coverage(kept: list[dict], names: tuple[str, ...]) -> tuple[list[list[
 
 
 def fitted(bench: Bench, stills: Stills, cases: int, draw_cases: int) -> Iterator[tuple[str, Calibration, list[dict]]]:
+    tasks = ["reconstruct"] if bench.prior.few else list(TASKS)
     for kind, samples, count, names in (("image", 1, cases, IMAGE), ("draws", DRAWS, draw_cases, DRAWN)):
-        for task in TASKS if count else ():
+        for task in tasks if count else ():
             share = count if task == "reconstruct" or kind == "draws" else max(1, count // 4)
             kept = [bench.case(task, number, stills, samples) for number in range(share)]
             about = f"{share} simulated series (held-out stills in motion, phantoms)"
@@ -192,8 +194,9 @@ def main() -> None:
     warnings.simplefilter("ignore", medseq.MedseqWarning)
     weights = weights_path(chosen.prior)
     stills, bench = held_out(chosen.stills), Bench(medseq.load_prior(chosen.prior), chosen.output)
+    draw_cases = 0 if bench.prior.few else chosen.draw_cases
     std, seen, report = {}, [], {}
-    for name, calibration, kept in fitted(bench, stills, chosen.cases, chosen.draw_cases):
+    for name, calibration, kept in fitted(bench, stills, chosen.cases, draw_cases):
         std[name] = calibration
         seen += kept if name.endswith("image") else []
         covered, ranks = cross_coverage(kept, tuple(calibration.weights))
@@ -204,11 +207,14 @@ def main() -> None:
             "Spearman": sum(ranks) / len(ranks),
         }
         print(name, calibration, report[name], flush=True)
-    TASKS["one frame"] = one_frame
-    seen += [bench.case("one frame", number, stills, 1) for number in range(chosen.cases // 4)]
+    if not bench.prior.few:
+        TASKS["one frame"] = one_frame
+        seen += [bench.case("one frame", number, stills, 1) for number in range(chosen.cases // 4)]
     expected = {}
     for measure, names in FACTS.items():
         pairs = [one["seen"][measure] for one in seen if measure in one["seen"] and one["kind"] == "still"]
+        if not pairs:  # of a task that this prior is not made for
+            continue
         expected[measure] = expectation([value for value, _ in pairs], [facts for _, facts in pairs], names)
         print(measure, expected[measure], flush=True)
     about = {

@@ -8,7 +8,7 @@ from medseq.baselines.linear import linear_interpolation, sense, time_average, z
 from medseq.baselines.local_pca import local_pca, local_pca_wiener
 from medseq.baselines.patches import locally_low_rank
 from medseq.baselines.smoothing import gaussian_smoothing, temporal_low_pass
-from medseq.baselines.sparse import kt_sparse, low_rank_sparse
+from medseq.baselines.sparse import kt_continuation, kt_sparse, low_rank_sparse
 from medseq.baselines.variation import temporal_tv, total_variation
 from medseq.baselines.wavelets import wavelet
 
@@ -19,6 +19,7 @@ __all__ = [
     "gaussian_smoothing",
     "grappa",
     "kt_composite",
+    "kt_continuation",
     "kt_sparse",
     "linear_interpolation",
     "local_pca",

@@ -47,6 +47,30 @@ def kt_sparse(
     return accelerated(gradient, lambda x: soft_spectrum(x, step * amount), start, step, iterations)
 
 
+def kt_continuation(
+    b: Tensor,
+    A: LinearOp,
+    start: Tensor,
+    *,
+    thresholds: tuple[float, float] = (3e-2, 3e-3),
+    regularization: float = 3e-3,
+    iterations: int = 8,
+) -> Tensor:
+    """`kt_sparse` with a threshold that falls from iteration to iteration: b is A^H y, start a series (B, 1, T, Y, X).
+
+    A high threshold first lets the few strong temporal frequencies through, without the aliases that they cast over the
+    weak ones, which come in as it falls (continuation: Hale, Yin and Zhang, SIAM J. Optim. 2008). Eight iterations from
+    the time average come further than 25 at the last threshold. thresholds: the first and the last one, relative to
+    the largest magnitude of F_t b; those between fall by a common ratio.
+    """
+    high, low = thresholds
+    largest = largest_frequency(b)
+    step = 1 / (1 + regularization)
+    falling = iter([high * (low / high) ** (n / max(1, iterations - 1)) for n in range(iterations)])
+    gradient = least_squares(A, b, regularization)
+    return accelerated(gradient, lambda x: soft_spectrum(x, step * next(falling) * largest), start, step, iterations)
+
+
 def low_rank_sparse(
     y: Tensor,
     A: LinearOp,

@@ -127,7 +127,7 @@ def train(
     with collected_warnings(terminal.warn) as record.warnings:
         record.add_input(config)
         settings = load_config(config)
-        with input_named(config, settings.recipe.start_from):
+        with input_named(config, settings.starts_from):
             stills = settings.load_stills()
         with record.timed("train"), terminal.progress("train") as progress:
             where = str(choose_device(device))

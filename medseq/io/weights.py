@@ -32,6 +32,7 @@ from medseq.tiling import out_of_memory
 
 SHIPPED = Path(__file__).parent.parent / "weights"
 DEFAULT = "heart-3"
+FAST = "heart-fast-1"
 BOLD = "bold-1"
 _WIDEST = 1024  # channels, or blocks; what is larger is damage, and would take all memory before the weights are read
 
@@ -39,7 +40,7 @@ _WIDEST = 1024  # channels, or blocks; what is larger is damage, and would take 
 @dataclass(frozen=True)
 class Card:
     """What stands beside the weights. channels: 2 for a prior of complex images, 1 for one of real fluctuations.
-    `about` is free: data, licence, steps, hours, recipe.
+    few: for the few evaluations that it was trained for. `about` is free: data, licence, steps, hours, recipe.
     """
 
     sha256: str
@@ -50,6 +51,7 @@ class Card:
     sigma_data: float
     spread: SpreadTable
     about: dict[str, Any]
+    few: bool = False
 
 
 def weights_path(name_or_path: str | Path | None = None) -> Path:
@@ -81,6 +83,7 @@ def read_card(path: Path) -> Card:
             float(card["sigma_data"]),
             SpreadTable(card["spread"]["sigma"], card["spread"]["rmse"]),
             dict(card["about"]),
+            bool(card.get("few", False)),
         )
         _check_sizes(found)
         return found
@@ -112,7 +115,7 @@ def load_prior(name_or_path: str | Path | None = None) -> Prior:
     card, net = _network(path)
     if card.channels != 2:
         raise InputError(f"{path}: a prior of BOLD fluctuations, not of images; choose another one")
-    prior = Prior(net, card.sigma_data, card.spread, trust=_read_trust(path, card.sha256))
+    prior = Prior(net, card.sigma_data, card.spread, trust=_read_trust(path, card.sha256), few=card.few)
     return prior.eval().requires_grad_(False)
 
 
@@ -225,6 +228,7 @@ def save_prior(prior: Prior | BoldPrior, path: str | Path, about: dict[str, Any]
             "sigma": [float(f"{s:.5g}") for s in prior.spread.sigma],
             "rmse": [float(f"{r:.5g}") for r in prior.spread.rmse],
         },
+        **({"few": True} if isinstance(prior, Prior) and prior.few else {}),
         "about": about,
     }
     with atomic_write(path) as partial:
