@@ -49,7 +49,7 @@ class FewStepRecipe(Schedule):
     noise: tuple[float, float] = (0.003, 0.05)
     coils: tuple[int, ...] = (4, 8)
     first_weight: float = 0.3
-    window: int = 80
+    window: int = 64
     frames: tuple[int, ...] = (12, 16, 24, 32)
     frames_per_batch: int = 32
     real_share: float = 0.1
