@@ -43,6 +43,8 @@ BUILD: dict[str, Callable[[int, int, int], LinearOp]] = {
     "masked frames of k-space": lambda t, y, x: Mask(random_mask(1, 1, t, 1, 1)) @ Fourier(),
     "no k-space": lambda t, y, x: Mask(False) @ Fourier(),
     "sense": lambda t, y, x: Mask(random_mask(1, 1, t, y, 1)) @ Fourier() @ Coils(maps_of(3, y, x)),
+    "sense, lines of each coil": lambda t, y, x: Mask(random_mask(1, 3, t, y, 1)) @ Fourier() @ Coils(maps_of(3, y, x)),
+    "sense, whole frames": lambda t, y, x: Mask(random_mask(1, 1, t, 1, 1)) @ Fourier() @ Coils(maps_of(3, y, x)),
     "sense, other brackets": lambda t, y, x: Mask(random_mask(1, 1, t, y, 1)) @ (Fourier() @ Coils(maps_of(3, y, x))),
     "sense at free times": lambda t, y, x: (
         Mask(random_mask(1, 1, t + 2, y, 1)) @ Fourier() @ Coils(maps_of(3, y, x)) @ Resample(torch.rand(t + 2, t))
@@ -115,6 +117,23 @@ def test_chunks_of_frames(name: str) -> None:
     for whole, part in ((A(x), lambda op, v: op(v)), (A.normal(x), lambda op, v: op.normal(v))):
         parts = [part(A.frames(chunk), x[:, :, chunk]) for chunk in chunks]
         torch.testing.assert_close(torch.cat(parts, 2), whole)
+
+
+@pytest.mark.parametrize("lines", [3, 11, 70])
+def test_few_lines_and_many_are_the_same_operator(lines: int) -> None:
+    """Rows of the DFT matrix for few lines, transforms for many: both against the factors taken apart."""
+    t, y, x = 3, 72, 10
+    keep = torch.zeros(1, 1, t, y, 1, dtype=torch.bool)
+    for frame in range(t):
+        keep[0, 0, frame, torch.randperm(y, generator=torch.Generator().manual_seed(frame))[:lines]] = True
+    mask, fourier, coils = Mask(keep), Fourier(), Coils(maps_of(3, y, x))
+    image, data = complex_randn(2, 1, t, y, x), complex_randn(2, 3, t, y, x, seed=1)
+    A = mask @ fourier @ coils
+    torch.testing.assert_close(A(image), mask(fourier(coils(image))))
+    torch.testing.assert_close(A.adjoint(data), coils.adjoint(fourier.adjoint(mask(data))))
+    torch.testing.assert_close(A.normal(image), A.adjoint(A(image)))
+    with_hole = torch.where(keep, data, torch.nan)  # what is not measured must not get through
+    torch.testing.assert_close(A.adjoint(with_hole), A.adjoint(data))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
