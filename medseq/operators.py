@@ -373,8 +373,10 @@ class _FewLineSense(_Product):
     def _items(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Of each item of the batch: its one frame of the first coil, (Y, X); the maps and the conjugate maps, (C, Y,
         X). Products of plain matrices are faster than those of a batch of one."""
-        size = (len(x), *self.coils.maps.shape[1:])
-        return zip(x[:, 0, 0], *(maps.expand(size)[:, :, 0] for maps in (self.coils.maps, self.coils.conjugate)))
+        maps, conjugates = (
+            part.expand(len(x), *part.shape[1:])[:, :, 0] for part in (self.coils.maps, self.coils.conjugate)
+        )
+        return zip(x[:, 0, 0], maps, conjugates, strict=True)
 
 
 def _factors(operator: LinearOp) -> tuple[LinearOp, ...]:
