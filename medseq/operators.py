@@ -20,6 +20,7 @@ from medseq.errors import UsageError
 
 _FRAME_AXIS = 2
 _LARGE = 2**17  # elements: smaller series fit into a cache as a whole
+_LARGE_IMAGE = 2**13  # voxels: what is spared in smaller ones is less than what a loop over frames and coils costs
 
 
 class LinearOp:
@@ -389,15 +390,17 @@ def _product(factors: tuple[LinearOp, ...]) -> _Product:
             return _product((_MaskedFourier(mask, fourier), *others)) if others else _MaskedFourier(mask, fourier)
         case (_MaskedFourier() as masked, Coils() as coils) if masked.whole_readouts:
             keep = masked.mask.keep
-            if isinstance(keep, Tensor) and keep.shape[3] == coils.maps.shape[3] and _has_few_lines(keep):
+            if isinstance(keep, Tensor) and _few_lines_serve(keep, coils.maps):
                 return _FewLineSense(masked, coils, keep, _dft(keep.shape[3]))
             return _LineSense(masked, coils)
     return _Product(factors)
 
 
-def _has_few_lines(keep: Tensor) -> bool:
-    """Whether the frames have few lines, the same for all items and coils. Of a GPU it is not asked: it would wait."""
-    if keep.device.type != "cpu" or keep.shape[:2] != (1, 1):
+def _few_lines_serve(keep: Tensor, maps: Tensor) -> bool:
+    """Whether frames are large and have few lines, the same for all items and coils. Not asked of a GPU, which waits."""
+    if keep.device.type != "cpu" or keep.shape[:2] != (1, 1) or keep.shape[3] != maps.shape[3]:
+        return False
+    if maps.shape[3] * maps.shape[4] < _LARGE_IMAGE:
         return False
     return int(keep.sum(3).max()) <= sum(_prime_factors(keep.shape[3]))
 

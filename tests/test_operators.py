@@ -23,6 +23,12 @@ def random_mask(*shape: int) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(3)) < 0.5
 
 
+def some_lines(frames: int, lines: int, measured: int) -> Tensor:
+    """A mask (1, 1, frames, lines, 1) of so many lines in every frame."""
+    order = torch.rand(1, 1, frames, lines, 1, generator=torch.Generator().manual_seed(4)).argsort(3)
+    return order < measured
+
+
 def maps_of(coils: int, y: int, x: int) -> Tensor:
     maps = complex_randn(1, coils, 1, y, x, seed=9)
     return maps / maps.abs().square().sum(1, keepdim=True).sqrt()
@@ -122,10 +128,8 @@ def test_chunks_of_frames(name: str) -> None:
 @pytest.mark.parametrize("lines", [3, 11, 70])
 def test_few_lines_and_many_are_the_same_operator(lines: int) -> None:
     """Rows of the DFT matrix for few lines, transforms for many: both against the factors taken apart."""
-    t, y, x = 3, 72, 10
-    keep = torch.zeros(1, 1, t, y, 1, dtype=torch.bool)
-    for frame in range(t):
-        keep[0, 0, frame, torch.randperm(y, generator=torch.Generator().manual_seed(frame))[:lines]] = True
+    t, y, x = 3, 74, 112
+    keep = some_lines(t, y, lines)
     mask, fourier, coils = Mask(keep), Fourier(), Coils(maps_of(3, y, x))
     image, data = complex_randn(2, 1, t, y, x), complex_randn(2, 3, t, y, x, seed=1)
     A = mask @ fourier @ coils
@@ -134,6 +138,16 @@ def test_few_lines_and_many_are_the_same_operator(lines: int) -> None:
     torch.testing.assert_close(A.normal(image), A.adjoint(A(image)))
     with_hole = torch.where(keep, data, torch.nan)  # what is not measured must not get through
     torch.testing.assert_close(A.adjoint(with_hole), A.adjoint(data))
+    torch.testing.assert_close(A.frames(slice(1, 3)).normal(image[:, :, 1:]), A.normal(image)[:, :, 1:])
+
+
+def test_few_lines_in_single_precision() -> None:
+    keep, maps = some_lines(4, 184, 23), maps_of(4, 184, 64)
+    x = complex_randn(1, 1, 4, 184, 64)
+    exact, rough = (Mask(keep) @ Fourier() @ Coils(maps.to(kind)) for kind in (maps.dtype, torch.complex64))
+    for apply in (lambda op, v: op(v), lambda op, v: op.normal(v), lambda op, v: op.adjoint(op(v))):
+        error = apply(rough, x.to(torch.complex64)) - apply(exact, x)
+        assert error.norm() <= 1e-6 * x.norm()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
