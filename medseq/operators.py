@@ -397,7 +397,7 @@ def _product(factors: tuple[LinearOp, ...]) -> _Product:
 
 
 def _few_lines_serve(keep: Tensor, maps: Tensor) -> bool:
-    """Whether frames are large and have few lines, the same for all items and coils. Not asked of a GPU, which waits."""
+    """Whether frames are large and have few lines, the same for all items and coils. No GPU is asked, it waits."""
     if keep.device.type != "cpu" or keep.shape[:2] != (1, 1) or keep.shape[3] != maps.shape[3]:
         return False
     if maps.shape[3] * maps.shape[4] < _LARGE_IMAGE:
