@@ -76,8 +76,9 @@ class Measurement:
     """y = A x + sigma * noise.
 
     y: what was measured, in the shape A gives. A: a LinearOp on (B, 1, T, Y, X). sigma: std of each real channel of
-    y, a positive number or a tensor that broadcasts to y. iterations, tolerance: of the conjugate gradients.
-    chunk: how many frames are solved at a time, where A treats frames apart; the result does not depend on it.
+    y, a positive number or a tensor that broadcasts to y. iterations, tolerance: of the conjugate gradients, for which
+    every frame is a system of its own where A treats frames apart. chunk: how many of those are solved at a time; the
+    result does not depend on it.
 
     Raises UsageError when sigma is not positive: hard consistency with noisy data is never right.
     """
@@ -147,7 +148,8 @@ class Measurement:
             return whiten * operator.normal(d)
 
         b = spread * (back - information(x))
-        d = cg(lambda d: d + spread * information(spread * d), b, None, self.iterations, self.tolerance)
+        apart = (0, 2) if self.chunk else (0,)
+        d = cg(lambda d: d + spread * information(spread * d), b, None, self.iterations, self.tolerance, apart)
         return x + spread * d
 
 

@@ -10,7 +10,8 @@ numbers (`Resample` and `Mask` work on real data too) and broadcast over the bat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from medseq.errors import UsageError
 
 _FRAME_AXIS = 2
 _LARGE = 2**17  # elements: smaller series fit into a cache as a whole
+_LARGE_IMAGE = 2**13  # voxels: what is spared in smaller ones is less than what a loop over frames and coils costs
 
 
 class LinearOp:
@@ -137,18 +139,18 @@ class Coils(LinearOp):
         return self.maps * x
 
     def adjoint(self, y: Tensor) -> Tensor:
-        conjugate = self.maps.conj()
-        image = conjugate[:, :1] * y[:, :1]
-        # Coil by coil: several times faster than a sum over a product as large as all coils.
-        for coil in range(1, self.maps.shape[1]):
-            image.addcmul_(conjugate[:, coil : coil + 1], y[:, coil : coil + 1])
-        return image
+        return _weighted_sum(self.conjugate.split(1, dim=1), y.split(1, dim=1))
 
     def normal(self, x: Tensor) -> Tensor:
         return self.maps.abs().square().sum(1, keepdim=True) * x
 
+    @cached_property
+    def conjugate(self) -> Tensor:
+        """The conjugate maps, in memory: to conjugate on the fly in every product takes as long as the product."""
+        return self.maps.conj().resolve_conj()
+
     def frames(self, chunk: slice) -> Coils:
-        return Coils(_sliced(self.maps, chunk))
+        return self if self.maps.shape[_FRAME_AXIS] == 1 else Coils(_sliced(self.maps, chunk))
 
 
 class Resample(LinearOp):
@@ -240,7 +242,7 @@ class _Product(LinearOp):
 
     def _each_frame(self, x: Tensor, apply: Callable[[_Product, Tensor], Tensor]) -> Tensor:
         """All coils of one frame fit into a processor's cache, all frames do not: twice as fast on a CPU."""
-        if not self.separable or x.device.type != "cpu" or x.shape[2] == 1 or x.numel() < _LARGE:
+        if not self.separable or x.shape[2] == 1 or self._at_once(x):
             return apply(self, x)
         out = None
         for frame in (slice(t, t + 1) for t in range(x.shape[2])):
@@ -250,6 +252,9 @@ class _Product(LinearOp):
             out[:, :, frame] = part
         assert out is not None
         return out
+
+    def _at_once(self, x: Tensor) -> bool:
+        return x.device.type != "cpu" or x.numel() < _LARGE
 
     def _forward(self, x: Tensor) -> Tensor:
         for factor in reversed(self.factors):
@@ -299,23 +304,80 @@ class _LineSense(_Product):
     Images are turned, so that the transform which is left runs along memory: 2.5 times as fast on a CPU.
     """
 
-    def __init__(self, masked: _MaskedFourier, coils: Coils, turned: tuple[Tensor, Tensor] | None = None) -> None:
+    def __init__(self, masked: _MaskedFourier, coils: Coils, turned: tuple[Tensor, Coils] | None = None) -> None:
         super().__init__((masked, coils))
         self.masked, self.coils = masked, coils
         if turned is None:
             assert isinstance(masked.mask.keep, Tensor)
-            turned = _unshift(masked.mask.keep).mT.contiguous(), coils.maps.mT.contiguous()
+            turned = _unshift(masked.mask.keep).mT.contiguous(), Coils(coils.maps.mT.contiguous())
         self.turned = turned
 
     def _normal(self, x: Tensor) -> Tensor:
-        lines, maps = self.turned
-        spectrum = torch.fft.fft(maps * x.mT.contiguous()).mul_(lines)
-        return Coils(maps).adjoint(torch.fft.ifft(spectrum)).mT
+        lines, coils = self.turned
+        spectrum = torch.fft.fft(coils(x.mT.contiguous())).mul_(lines)
+        return coils.adjoint(torch.fft.ifft(spectrum)).mT
 
     def frames(self, chunk: slice) -> _LineSense:
-        lines, maps = self.turned
-        turned = _sliced(lines, chunk), _sliced(maps, chunk)
+        lines, coils = self.turned
+        turned = _sliced(lines, chunk), coils.frames(chunk)
         return _LineSense(self.masked.frames(chunk), self.coils.frames(chunk), turned)
+
+
+class _FewLineSense(_Product):
+    """As `_LineSense`, on a CPU and with so few lines a frame that only those are computed, by rows of the DFT matrix.
+
+    One frame and one coil after the other, so that what is worked on stays in a processor's cache.
+    """
+
+    def __init__(self, masked: _MaskedFourier, coils: Coils, keep: Tensor, dft: Tensor) -> None:
+        """keep: of the mask, the same for all items and coils; dft: (Y, Y), as of `_dft`."""
+        super().__init__((masked, coils))
+        self.masked, self.coils, self.keep, self.dft = masked, coils, keep, dft
+
+    def frames(self, chunk: slice) -> _FewLineSense:
+        keep = _sliced(self.keep, chunk)
+        return _FewLineSense(self.masked.frames(chunk), self.coils.frames(chunk), keep, self.dft)
+
+    def _at_once(self, x: Tensor) -> bool:
+        return False
+
+    def _forward(self, x: Tensor) -> Tensor:
+        lines, dft = self._lines(x)
+        seen = [torch.stack([dft @ (coil * image) for coil in maps]) for image, maps, _ in self._items(x)]
+        zeros = seen[0].new_zeros(len(seen), len(seen[0]), 1, *x.shape[3:])
+        return zeros.index_copy(3, lines, _centred(torch.fft.fft, torch.stack(seen)[:, :, None]))
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        lines, dft = self._lines(y)
+        measured = _centred(torch.fft.ifft, y.index_select(3, lines)).to(dft.dtype)
+        back = dft.mH
+        images = [
+            _weighted_sum(conjugates, (back @ part for part in parts[:, 0]))
+            for parts, (_, _, conjugates) in zip(measured, self._items(y), strict=True)
+        ]
+        return torch.stack(images)[:, None, None]
+
+    def _normal(self, x: Tensor) -> Tensor:
+        _, dft = self._lines(x)
+        back = dft.mH
+        images = [
+            _weighted_sum(conjugates, (back @ (dft @ (coil * image)) for coil in maps))
+            for image, maps, conjugates in self._items(x)
+        ]
+        return torch.stack(images)[:, None, None]
+
+    def _lines(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices (M,) of the measured lines of the one frame that is left, and their rows of the DFT, (M, Y)."""
+        lines = self.keep.flatten().nonzero()[:, 0]
+        return lines, self.dft[lines].to(torch.result_type(self.coils.maps, x))
+
+    def _items(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Of each item of the batch: its one frame of the first coil, (Y, X); the maps and the conjugate maps, (C, Y,
+        X). Products of plain matrices are faster than those of a batch of one."""
+        maps, conjugates = (
+            part.expand(len(x), *part.shape[1:])[:, :, 0] for part in (self.coils.maps, self.coils.conjugate)
+        )
+        return zip(x[:, 0, 0], maps, conjugates, strict=True)
 
 
 def _factors(operator: LinearOp) -> tuple[LinearOp, ...]:
@@ -327,8 +389,52 @@ def _product(factors: tuple[LinearOp, ...]) -> _Product:
         case (Mask() as mask, Fourier() as fourier, *others):
             return _product((_MaskedFourier(mask, fourier), *others)) if others else _MaskedFourier(mask, fourier)
         case (_MaskedFourier() as masked, Coils() as coils) if masked.whole_readouts:
+            keep = masked.mask.keep
+            if isinstance(keep, Tensor) and _few_lines_serve(keep, coils.maps):
+                return _FewLineSense(masked, coils, keep, _dft(keep.shape[3]))
             return _LineSense(masked, coils)
     return _Product(factors)
+
+
+def _few_lines_serve(keep: Tensor, maps: Tensor) -> bool:
+    """Whether frames are large and have few lines, the same for all items and coils. No GPU is asked, it waits."""
+    if keep.device.type != "cpu" or keep.shape[:2] != (1, 1) or keep.shape[3] != maps.shape[3]:
+        return False
+    if maps.shape[3] * maps.shape[4] < _LARGE_IMAGE:
+        return False
+    return int(keep.sum(3).max()) <= sum(_prime_factors(keep.shape[3]))
+
+
+def _prime_factors(number: int) -> Iterator[int]:
+    """Their sum is in proportion to what a transform of this length costs a voxel (Singleton 1969), and measured lines
+    cost as much each."""
+    factor = 2
+    while number > 1:
+        while number % factor:
+            factor += 1
+        number //= factor
+        yield factor
+
+
+def _dft(size: int) -> Tensor:
+    """The matrix (size, size) of the centred orthonormal transform, complex128."""
+    place = torch.arange(size) - size // 2
+    turn = (place[:, None] * place).remainder(size).double() / size
+    return torch.polar(torch.full_like(turn, size**-0.5), -2 * torch.pi * turn)
+
+
+def _centred(transform: Callable[..., Tensor], x: Tensor) -> Tensor:
+    """A transform of torch.fft along the last axis, centred and orthonormal."""
+    return torch.fft.fftshift(transform(torch.fft.ifftshift(x, dim=-1), norm="ortho"), dim=-1)
+
+
+def _weighted_sum(weights: Iterable[Tensor], parts: Iterable[Tensor]) -> Tensor:
+    """Part by part, which is several times faster than a sum over a product as large as all of them."""
+    total = None
+    for weight, part in zip(weights, parts, strict=True):
+        total = weight * part if total is None else total.addcmul_(weight, part)
+    assert total is not None
+    return total
 
 
 def _shift(x: Tensor) -> Tensor:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medseq.errors import ResourceError, UsageError
 from medseq.io.weights import load_prior
@@ -52,12 +54,38 @@ def in_windows(prior: Denoiser) -> Denoiser:
     return Windowed(prior, WINDOW, OVERLAP, WHOLE)
 
 
+class Compiled(nn.Module):
+    """A network by `torch.compile`, anew for every shape that it meets; on a GPU recorded as CUDA graphs.
+
+    The result differs by rounding, as operations are fused. Compiling takes tens of seconds, so that it pays for many
+    series of one shape only. Raises ResourceError where there is no compiler (on a CPU one of C++), or it fails.
+    """
+
+    def __init__(self, net: nn.Module, device: torch.device) -> None:
+        super().__init__()
+        on_gpu = device.type == "cuda"
+        if not on_gpu and shutil.which(os.environ.get("CXX") or "g++") is None:
+            raise ResourceError(
+                "compiling the network needs a C++ compiler: install g++ (or set CXX), or do not compile"
+            )
+        self.guides = getattr(net, "guides", 0)
+        self.run = torch.compile(net, dynamic=False, mode="reduce-overhead" if on_gpu else None)
+
+    def forward(self, x: Tensor, noise: Tensor, periodic: bool = False) -> Tensor:
+        try:
+            out: Tensor = self.run(x, noise, periodic)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            words = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ResourceError(f"the network could not be compiled ({words}); do without") from error
+        return out
+
+
 class Engine:
     """A prior made ready for one series, and what its runs share.
 
     prior: a Prior, a name or path for `load_prior`, or None for the shipped one. Its attribute `prior` is that on the
     device, in the chosen precision, periodic or not, in tiles where memory is short; `denoiser` is what the sampler
-    calls: the same, in windows when the series is long.
+    calls: the same, in windows when the series is long. compile: its network by `Compiled`.
     """
 
     def __init__(
@@ -72,6 +100,7 @@ class Engine:
         samples: int,
         steps: int,
         progress: Progress | None,
+        compile: bool = False,
     ) -> None:
         if samples < 1 or steps < 1:
             raise UsageError(f"steps and samples must be at least 1, got {steps} and {samples}")
@@ -81,8 +110,9 @@ class Engine:
         loaded = prior if isinstance(prior, Prior) else load_prior(prior)
         if loaded.spread is None:
             raise UsageError("this prior has no spread table: measure it with medseq.recipe.measure_spread")
+        net = loaded.net.to(self.device)
         ready = Prior(
-            loaded.net.to(self.device),
+            Compiled(net, self.device) if compile else net,
             loaded.sigma_data,
             loaded.spread,
             periodic=periodic and frames <= WHOLE,  # a window does not go over into itself

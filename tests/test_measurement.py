@@ -57,13 +57,14 @@ def test_chunks_of_frames_change_nothing() -> None:
     keep = torch.rand(1, 1, 7, 6, 1, generator=g) < 0.7
     x = torch.randn(1, 1, 7, 6, 6, generator=g, dtype=torch.complex64)
     A = Mask(keep) @ Fourier()
-    tight = {"iterations": 40, "tolerance": 1e-6}
     results = [
-        Measurement(A(x), A, 0.1, chunk=chunk, **tight).draw(torch.zeros_like(x), 0.4, torch.Generator().manual_seed(9))
+        Measurement(A(x), A, 0.1, iterations=3, chunk=chunk).draw(
+            torch.zeros_like(x), 0.4, torch.Generator().manual_seed(9)
+        )
         for chunk in (2, 7, 100)
     ]
-    for other in results[1:]:
-        torch.testing.assert_close(other, results[0], atol=1e-4, rtol=1e-4)
+    for other in results[1:]:  # long before convergence, too: every frame goes its own way
+        torch.testing.assert_close(other, results[0], atol=1e-5, rtol=1e-5)
 
 
 def test_noise_of_a_batch_item_is_fresh_and_identity_draw_averages_belief_and_data() -> None:

@@ -23,6 +23,12 @@ def random_mask(*shape: int) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(3)) < 0.5
 
 
+def some_lines(frames: int, lines: int, measured: int) -> Tensor:
+    """A mask (1, 1, frames, lines, 1) of so many lines in every frame."""
+    order = torch.rand(1, 1, frames, lines, 1, generator=torch.Generator().manual_seed(4)).argsort(3)
+    return order < measured
+
+
 def maps_of(coils: int, y: int, x: int) -> Tensor:
     maps = complex_randn(1, coils, 1, y, x, seed=9)
     return maps / maps.abs().square().sum(1, keepdim=True).sqrt()
@@ -43,6 +49,8 @@ BUILD: dict[str, Callable[[int, int, int], LinearOp]] = {
     "masked frames of k-space": lambda t, y, x: Mask(random_mask(1, 1, t, 1, 1)) @ Fourier(),
     "no k-space": lambda t, y, x: Mask(False) @ Fourier(),
     "sense": lambda t, y, x: Mask(random_mask(1, 1, t, y, 1)) @ Fourier() @ Coils(maps_of(3, y, x)),
+    "sense, lines of each coil": lambda t, y, x: Mask(random_mask(1, 3, t, y, 1)) @ Fourier() @ Coils(maps_of(3, y, x)),
+    "sense, whole frames": lambda t, y, x: Mask(random_mask(1, 1, t, 1, 1)) @ Fourier() @ Coils(maps_of(3, y, x)),
     "sense, other brackets": lambda t, y, x: Mask(random_mask(1, 1, t, y, 1)) @ (Fourier() @ Coils(maps_of(3, y, x))),
     "sense at free times": lambda t, y, x: (
         Mask(random_mask(1, 1, t + 2, y, 1)) @ Fourier() @ Coils(maps_of(3, y, x)) @ Resample(torch.rand(t + 2, t))
@@ -115,6 +123,31 @@ def test_chunks_of_frames(name: str) -> None:
     for whole, part in ((A(x), lambda op, v: op(v)), (A.normal(x), lambda op, v: op.normal(v))):
         parts = [part(A.frames(chunk), x[:, :, chunk]) for chunk in chunks]
         torch.testing.assert_close(torch.cat(parts, 2), whole)
+
+
+@pytest.mark.parametrize("lines", [3, 11, 70])
+def test_few_lines_and_many_are_the_same_operator(lines: int) -> None:
+    """Rows of the DFT matrix for few lines, transforms for many: both against the factors taken apart."""
+    t, y, x = 3, 74, 112
+    keep = some_lines(t, y, lines)
+    mask, fourier, coils = Mask(keep), Fourier(), Coils(maps_of(3, y, x))
+    image, data = complex_randn(2, 1, t, y, x), complex_randn(2, 3, t, y, x, seed=1)
+    A = mask @ fourier @ coils
+    torch.testing.assert_close(A(image), mask(fourier(coils(image))))
+    torch.testing.assert_close(A.adjoint(data), coils.adjoint(fourier.adjoint(mask(data))))
+    torch.testing.assert_close(A.normal(image), A.adjoint(A(image)))
+    with_hole = torch.where(keep, data, torch.nan)  # what is not measured must not get through
+    torch.testing.assert_close(A.adjoint(with_hole), A.adjoint(data))
+    torch.testing.assert_close(A.frames(slice(1, 3)).normal(image[:, :, 1:]), A.normal(image)[:, :, 1:])
+
+
+def test_few_lines_in_single_precision() -> None:
+    keep, maps = some_lines(4, 184, 23), maps_of(4, 184, 64)
+    x = complex_randn(1, 1, 4, 184, 64)
+    exact, rough = (Mask(keep) @ Fourier() @ Coils(maps.to(kind)) for kind in (maps.dtype, torch.complex64))
+    for apply in (lambda op, v: op(v), lambda op, v: op.normal(v), lambda op, v: op.adjoint(op(v))):
+        error = apply(rough, x.to(torch.complex64)) - apply(exact, x)
+        assert error.norm() <= 1e-6 * x.norm()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -52,6 +52,19 @@ def test_an_item_does_not_depend_on_its_neighbours() -> None:
     torch.testing.assert_close(together, alone)
 
 
+def test_frames_are_systems_of_their_own_where_asked() -> None:
+    matrix, b = system(6, 20, torch.complex128)
+    matrix[1] *= 1e4
+    b[2] *= 1e-6
+    alone = cg(times(matrix), b, None, 15, 1e-6)
+
+    def normal(x: Tensor) -> Tensor:  # (2, 20, 3): items, unknowns, frames
+        return torch.einsum("ftij,fjt->fit", matrix.view(2, 3, 20, 20), x)
+
+    together = cg(normal, b.view(2, 3, 20).mT, None, 15, 1e-6, apart=(0, 2))
+    torch.testing.assert_close(together.mT.reshape(6, 20), alone)
+
+
 def test_zero_right_hand_sides_and_null_spaces_are_safe() -> None:
     matrix, b = system(2, 5, torch.complex128)
     b[0] = 0

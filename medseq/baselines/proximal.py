@@ -69,9 +69,11 @@ def rows_at_once(x: Tensor) -> int:
 
 
 def soft(x: Tensor, amount: Tensor) -> Tensor:
-    """Shrink magnitudes by `amount`, those below it to zero: the proximal map of amount * |x|_1."""
-    magnitude = x.abs()
-    return x * (1 - amount / magnitude.clamp(min=torch.finfo(magnitude.dtype).tiny)).clamp(min=0)
+    """Shrink magnitudes of complex x by `amount`, those below it to zero: the proximal map of amount * |x|_1."""
+    # The parts rather than abs(), and products rather than powers: twice as fast.
+    power = torch.addcmul(x.real * x.real, x.imag, x.imag)
+    inverse = power.clamp_(min=torch.finfo(power.dtype).tiny).rsqrt_()
+    return x * inverse.mul_(-amount).add_(1).clamp_(min=0)
 
 
 def soft_spectrum(x: Tensor, amount: Tensor) -> Tensor:
@@ -153,7 +155,8 @@ def unshifted_blocks(x: Tensor, shift: tuple[int, int], size: tuple[int, int]) -
 
 def _uphill(ahead: Tensor, x: Tensor, previous: Tensor) -> Tensor:
     """Whether the step from `ahead` to x turned back on the way from `previous` to x, (B, 1, ...) bool."""
-    frames = zip(*(part.split(_FRAMES, dim=2) for part in (ahead, x, previous)), strict=True)
+    at_once = 1 if x.device.type == "cpu" else _FRAMES  # one frame fits into a processor's cache
+    frames = zip(*(part.split(at_once, dim=2) for part in (ahead, x, previous)), strict=True)
     return reduce(torch.add, (_real_inner(a - b, b - c) for a, b, c in frames)) > 0
 
 

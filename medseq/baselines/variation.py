@@ -101,42 +101,43 @@ def _dual_steps(
     step = 1 / (4 * len(axes))
     ahead, momentum = dual, 1.0
     for _ in range(iterations):
-        moved = ahead + step * _differences(x - _differences_adjoint(ahead, axes, periodic), axes, periodic)
+        left = x - _differences_adjoint(ahead, axes, periodic)
+        moved = torch.add(ahead, _differences(left, axes, periodic), alpha=step)
         previous, dual = dual, _into_ball(moved, amount)
         following = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
-        ahead = dual + (momentum - 1) / following * (dual - previous)
+        ahead = torch.sub(dual, previous).mul_((momentum - 1) / following).add_(dual)
         momentum = following
     return dual
 
 
 def _into_ball(dual: Tensor, amount: Tensor) -> Tensor:
     """The nearest with a norm over axis 0 of at most `amount`, place by place."""
-    # The parts rather than abs(), which takes several times as long.
-    norm = torch.addcmul(dual.real.square(), dual.imag, dual.imag).sum(0).sqrt()
-    return dual * (amount / norm.clamp(min=torch.finfo(norm.dtype).tiny)).clamp(max=1)
+    # The parts rather than abs(), and products rather than powers: several times faster.
+    power = torch.addcmul(dual.real * dual.real, dual.imag, dual.imag).sum(0)
+    inverse = power.clamp_(min=torch.finfo(power.dtype).tiny).rsqrt_()
+    return dual * (amount * inverse).clamp_(max=1)
 
 
 def _differences(x: Tensor, axes: tuple[int, ...], periodic: bool) -> Tensor:
     """Forward differences, one set an axis: (axes, ...). The last is zero, or goes round to the first."""
-    parts = []
-    for axis in axes:
-        end = x.narrow(axis, 0, 1) if periodic else x.narrow(axis, -1, 1)
-        parts.append(x.diff(dim=axis, append=end))
-    return torch.stack(parts)
+    parts = x.new_empty(len(axes), *x.shape)
+    for part, axis in zip(parts, axes, strict=True):
+        first, last, count = x.narrow(axis, 0, 1), x.narrow(axis, -1, 1), x.shape[axis] - 1
+        torch.sub(x.narrow(axis, 1, count), x.narrow(axis, 0, count), out=part.narrow(axis, 0, count))
+        part.narrow(axis, -1, 1).copy_(first - last if periodic else torch.zeros_like(last))
+    return parts
 
 
 def _differences_adjoint(parts: Tensor, axes: tuple[int, ...], periodic: bool) -> Tensor:
     """Minus the divergence. The last difference is that of nothing unless it goes round."""
     total = torch.zeros_like(parts[0])
     for part, axis in zip(parts, axes, strict=True):
-        total = total - _backward(part, axis, periodic)
+        count = part.shape[axis] - 1
+        inner = part.narrow(axis, 0, count)
+        total.narrow(axis, 1, count).add_(inner)
+        total.narrow(axis, 0, count).sub_(inner)
+        if periodic:
+            closing = part.narrow(axis, -1, 1)
+            total.narrow(axis, 0, 1).add_(closing)
+            total.narrow(axis, -1, 1).sub_(closing)
     return total
-
-
-def _backward(part: Tensor, axis: int, periodic: bool) -> Tensor:
-    """part_i - part_{i-1}; without a circle what stands before the first and at the last place is zero."""
-    inner = part.narrow(axis, 0, part.shape[axis] - 1)
-    nothing = torch.zeros_like(part.narrow(axis, 0, 1))
-    if periodic:
-        return part.diff(dim=axis, prepend=part.narrow(axis, -1, 1))
-    return inner.diff(dim=axis, prepend=nothing, append=nothing)
