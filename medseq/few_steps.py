@@ -16,7 +16,7 @@ from medseq.measurement import Measurement
 from medseq.posterior import Denoiser, Level, Samples, best_images
 
 # All of it is part of what the weights were trained with.
-LEVELS = (1.0, 0.5)  # told in each evaluation, times the error of the start
+LEVELS = (1.5, 0.75)  # told in each evaluation, times the error of the start
 SPREAD = 0.4  # of the answer about the truth, over the level told
 ITERATIONS = 3  # of conjugate gradients after each evaluation
 

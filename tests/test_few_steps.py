@@ -9,7 +9,8 @@ import torch
 
 from medseq import Clip, denoise, generate, interpolate, reconstruct
 from medseq.acquisition import image_of
-from medseq.baselines import kt_continuation, kt_sparse
+from medseq.baselines import kt_continuation, kt_sparse, time_average
+from medseq.baselines.proximal import accelerated
 from medseq.clip import KSpace
 from medseq.coils import average_of
 from medseq.errors import InputError, UsageError
@@ -56,24 +57,36 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Prior:
     return loaded
 
 
-def test_with_one_threshold_continuation_is_the_plain_method() -> None:
+def test_with_one_threshold_it_ends_where_the_plain_method_does() -> None:
+    """Both minimise the same convex function."""
     _, kspace = _case()
     A = sense_operator(kspace.keep, MAPS)
     b = A.adjoint(kspace.data)
     begin = b.mean(2, keepdim=True).expand_as(b)
-    same = kt_continuation(b, A, begin, thresholds=(2e-3, 2e-3), iterations=5)
-    assert torch.allclose(same, kt_sparse(kspace.data, A, threshold=2e-3, iterations=5, start=begin), atol=1e-6)
+    quick = kt_continuation(b, A, begin, thresholds=(3e-3, 3e-3), iterations=300)
+    plain = kt_sparse(kspace.data, A, threshold=3e-3, iterations=600, start=begin)
+    assert _rmse(quick, plain) < 1e-3 * float(plain.abs().square().mean().sqrt())
 
 
-def test_a_falling_threshold_comes_further_in_as_many_iterations() -> None:
-    clip, kspace = _case()
+def test_a_falling_threshold_comes_further_in_fewer_iterations() -> None:
+    clip, kspace = _case(frames=24, acceleration=8.0)
     A = sense_operator(kspace.keep, MAPS)
-    b = A.adjoint(kspace.data)
-    begin = b.mean(2, keepdim=True).expand_as(b)
-    last = 3e-3
-    falling = kt_continuation(b, A, begin, thresholds=(3e-2, last))
-    plain = kt_sparse(kspace.data, A, threshold=last, iterations=8, start=begin)
-    assert _rmse(falling, clip.data) < 0.8 * _rmse(plain, clip.data)
+    begin = time_average(kspace.data, A, iterations=6).expand(-1, -1, 24, -1, -1)
+    quick = kt_continuation(A.adjoint(kspace.data), A, begin, iterations=15)
+    for threshold in (7e-4, 3e-3, 1e-2):
+        plain = kt_sparse(kspace.data, A, threshold=threshold, iterations=30, start=begin)
+        assert _rmse(quick, clip.data) < _rmse(plain, clip.data)
+
+
+def test_long_steps_are_stable_where_they_are_said_to_be() -> None:
+    """One dimension, no penalty, steps of 1.3 over the Lipschitz constant with 0.9 carried on: it converges, and at 1.5
+    it would not."""
+
+    def distance(step: float) -> float:
+        start = torch.ones(1, 1, 1, 1, 1, dtype=torch.complex64)
+        return float(accelerated(lambda x: x.clone(), lambda x: x, start, step, 400, carried=0.9).abs())
+
+    assert distance(1.3) < 1e-3 and not distance(1.5) < 1
 
 
 def test_the_quick_start_does_not_see_the_lines_left_out() -> None:
@@ -106,7 +119,7 @@ def test_the_loop_is_what_training_unrolls() -> None:
     for one, other in zip(looped, unrolled(prior, measurement, 0.2, begin), strict=True):
         assert torch.equal(one, other)
     assert asked == 2 * [share * 0.2 for share in LEVELS]
-    expected = measurement.solve(0.9 * begin, SPREAD * 0.2)
+    expected = measurement.solve(0.9 * begin, SPREAD * (LEVELS[0] * 0.2))
     assert torch.equal(looped[0], expected)
 
 
@@ -170,19 +183,21 @@ def test_what_is_acquired_fits_the_clip() -> None:
 
 
 def test_it_learns() -> None:
+    """One batch by heart, through data consistency and both evaluations."""
     recipe = FewStepRecipe(
-        steps=25, learning_rate=6e-3, window=32, frames=(8,), frames_per_batch=8, acceleration=(4.0, 4.0), coils=(3,)
+        steps=30, learning_rate=6e-3, window=32, frames=(8,), frames_per_batch=8, acceleration=(4.0, 4.0), coils=(3,)
     )
     lessons, state = recipe.lessons(None, CPU), start(recipe, CPU)
 
-    def unseen() -> float:
-        with torch.no_grad():
-            return sum(float(lessons.loss(state.prior, number)) for number in range(1000, 1006))
+    class Same:
+        def loss(self, prior: Prior, number: int) -> torch.Tensor:
+            return lessons.loss(prior, 1)
 
-    before = unseen()
-    for _ in training(recipe, state, lessons):
+        spread = lessons.spread
+
+    for _ in training(recipe, state, Same()):
         pass
-    assert unseen() < 0.93 * before
+    assert state.losses[-1] < 0.8 * state.losses[0]
 
 
 def test_training_leaves_a_prior_of_few_evaluations(tmp_path: Path) -> None:

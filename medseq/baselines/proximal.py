@@ -25,10 +25,15 @@ def accelerated(
     x: Tensor,
     step: float,
     iterations: int,
+    *,
+    carried: float | None = None,
 ) -> Tensor:
     """FISTA (Beck and Teboulle 2009) with gradient restart (O'Donoghue and Candes 2015).
 
     proximal: that of the penalty times `step`, which may work in place. Each item of axis 0 has its own momentum.
+    carried: the share of the last change that the momentum carries on from the start, in place of one that grows from
+    nothing: for few iterations (Liang, Luo and Schoenlieb, SIAM J. Sci. Comput. 2022). It stays stable for steps up to
+    (2 + 2 carried) / (1 + 2 carried) over the Lipschitz constant of the gradient.
     """
     ahead = x
     momentum = torch.ones(x.shape[0], *[1] * (x.ndim - 1), dtype=x.real.dtype, device=x.device)
@@ -37,11 +42,13 @@ def accelerated(
         previous, x = x, proximal(torch.add(ahead, downhill, alpha=-step, out=downhill))
         del downhill
         # Uphill: the momentum carries the wrong way, forget it.
-        momentum = torch.where(_uphill(ahead, x, previous), 1, momentum)
+        uphill = _uphill(ahead, x, previous)
+        momentum = torch.where(uphill, 1, momentum)
         following = (1 + (1 + 4 * momentum.square()).sqrt()) / 2
+        share = (momentum - 1) / following if carried is None else torch.where(uphill, 0, carried)
         # In the place of the old one: no more than the start and three series are held at any time.
         ahead = torch.sub(x, previous, out=None if ahead is previous else ahead)
-        torch.addcmul(x, (momentum - 1) / following, ahead, out=ahead)
+        torch.addcmul(x, share, ahead, out=ahead)
         momentum = following
         del previous
     return x
