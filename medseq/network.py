@@ -43,9 +43,10 @@ class TimeMix(nn.Module):
 
     def forward(self, x: Tensor, frames: int, periodic: bool) -> Tensor:
         clip = self.shrink(x).unflatten(0, (-1, frames))
-        mean = clip.mean(dim=1, keepdim=True).expand_as(clip)
+        mean = F.silu(clip.mean(dim=1, keepdim=True)).expand_as(clip)
+        clip = F.silu(clip)  # before it is copied, not after
         near = torch.cat([shifted(clip, -1, periodic), clip, shifted(clip, 1, periodic), mean], dim=2)
-        return self.mix(F.silu(near.flatten(0, 1)))
+        return self.mix(near.flatten(0, 1))
 
 
 class Block(nn.Module):

@@ -56,6 +56,7 @@ BETWEEN_LEVELS = 8  # iterations of the classical start, taken up again between 
 NOISE_LEFT = 0.3  # share of the noise that the classical filter leaves to the network
 LEAST_NOISE = 0.01  # of the scale: with less, texture counts as noise, and what is taken away tells nothing of mismatch
 SOLVE_ITERATIONS = 4  # of conjugate gradients for the best image, which needs no more
+SOLVE_TOLERANCE = 0.03  # at which two of them are mostly enough: within 0.001 dB of the converged solution
 DRAW_ITERATIONS = 12  # and for draws, whose perturbations start further away
 
 
@@ -130,9 +131,9 @@ def reconstruct(
 
         def best(y: Measured, start: Start) -> Tensor:
             if prior.few:
-                measurement = Measurement(y, A, sigma, iterations=few_steps.ITERATIONS)
+                measurement = Measurement(y, A, sigma, iterations=few_steps.ITERATIONS, tolerance=SOLVE_TOLERANCE)
                 return engine.last(few_step_image(denoiser, measurement, start.error, start.image))
-            measurement = Measurement(y, A, sigma, iterations=SOLVE_ITERATIONS)
+            measurement = Measurement(y, A, sigma, iterations=SOLVE_ITERATIONS, tolerance=SOLVE_TOLERANCE)
             go_on = start.go_on
             refine = None if go_on is None else lambda image: go_on(image, BETWEEN_LEVELS)
             return best_image(engine, measurement, levels(start.error, BEST_FACTORS), start.image, refine)
