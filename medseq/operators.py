@@ -10,12 +10,14 @@ numbers (`Resample` and `Mask` work on real data too) and broadcast over the bat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from medseq.arithmetic import centred, dft, prime_factors, shift, unshift, weighted_sum
+from medseq.arithmetic import interpolation_matrix as interpolation_matrix
 from medseq.errors import UsageError
 
 _FRAME_AXIS = 2
@@ -114,10 +116,10 @@ class Fourier(LinearOp):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return _shift(torch.fft.fft2(_unshift(x), norm="ortho"))
+        return shift(torch.fft.fft2(unshift(x), norm="ortho"))
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return _shift(torch.fft.ifft2(_unshift(y), norm="ortho"))
+        return shift(torch.fft.ifft2(unshift(y), norm="ortho"))
 
     def normal(self, x: Tensor) -> Tensor:
         return x
@@ -139,7 +141,7 @@ class Coils(LinearOp):
         return self.maps * x
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return _weighted_sum(self.conjugate.split(1, dim=1), y.split(1, dim=1))
+        return weighted_sum(self.conjugate.split(1, dim=1), y.split(1, dim=1))
 
     def normal(self, x: Tensor) -> Tensor:
         return self.maps.abs().square().sum(1, keepdim=True) * x
@@ -171,35 +173,6 @@ class Resample(LinearOp):
 
     def adjoint(self, y: Tensor) -> Tensor:
         return _along_time(self.matrix.T, y)
-
-
-def interpolation_matrix(times: Tensor, wanted: Tensor, period: float | None = None) -> Tensor:
-    """Weights of linear interpolation in time, for `Resample`: (T,) known and (W,) wanted seconds -> (W, T) float64.
-
-    times must increase strictly. With a `period` (seconds) time is a circle, and what lies after the last frame is
-    interpolated towards the first. Raises UsageError without a period for wanted times outside the known span.
-    """
-    times, wanted = times.double(), wanted.double()
-    if times.ndim != 1 or not bool((times.diff() > 0).all()):
-        raise UsageError("the known times must increase strictly")
-    if period is None:
-        if bool((wanted < times[0]).any()) or bool((wanted > times[-1]).any()):
-            raise UsageError("frames are wanted outside the known times, and the series has no period")
-        knots = times
-    else:
-        if not period > times[-1] - times[0]:
-            raise UsageError(f"the period ({period} s) must be longer than the span of the known times")
-        wanted = times[0] + (wanted - times[0]) % period
-        knots = torch.cat([times, times[:1] + period])
-    left = (torch.searchsorted(knots, wanted, right=True) - 1).clamp(0, max(len(knots) - 2, 0))
-    right = (left + 1).clamp(max=len(knots) - 1)
-    gap = (knots[right] - knots[left]).clamp(min=torch.finfo(knots.dtype).tiny)
-    weight = (wanted - knots[left]) / gap
-    matrix = torch.zeros(len(wanted), len(times), dtype=torch.float64, device=times.device)
-    rows = torch.arange(len(wanted), device=times.device)
-    matrix.index_put_((rows, left), 1 - weight, accumulate=True)
-    matrix.index_put_((rows, right % len(times)), weight, accumulate=True)
-    return matrix
 
 
 class _Adjoint(LinearOp):
@@ -291,7 +264,7 @@ class _MaskedFourier(_Product):
         if not isinstance(self.mask.keep, Tensor):
             return self.mask.normal(x)
         # In place, and along the readout too where it would cancel: both are faster than the strided transform.
-        spectrum = torch.fft.fft2(x, norm="ortho").mul_(_unshift(self.mask.keep))
+        spectrum = torch.fft.fft2(x, norm="ortho").mul_(unshift(self.mask.keep))
         return torch.fft.ifft2(spectrum, norm="ortho")
 
     def frames(self, chunk: slice) -> _MaskedFourier:
@@ -309,7 +282,7 @@ class _LineSense(_Product):
         self.masked, self.coils = masked, coils
         if turned is None:
             assert isinstance(masked.mask.keep, Tensor)
-            turned = _unshift(masked.mask.keep).mT.contiguous(), Coils(coils.maps.mT.contiguous())
+            turned = unshift(masked.mask.keep).mT.contiguous(), Coils(coils.maps.mT.contiguous())
         self.turned = turned
 
     def _normal(self, x: Tensor) -> Tensor:
@@ -330,7 +303,7 @@ class _FewLineSense(_Product):
     """
 
     def __init__(self, masked: _MaskedFourier, coils: Coils, keep: Tensor, dft: Tensor) -> None:
-        """keep: of the mask, the same for all items and coils; dft: (Y, Y), as of `_dft`."""
+        """keep: of the mask, the same for all items and coils; dft: (Y, Y), as of `arithmetic.dft`."""
         super().__init__((masked, coils))
         self.masked, self.coils, self.keep, self.dft = masked, coils, keep, dft
 
@@ -342,26 +315,26 @@ class _FewLineSense(_Product):
         return False
 
     def _forward(self, x: Tensor) -> Tensor:
-        lines, dft = self._lines(x)
-        seen = [torch.stack([dft @ (coil * image) for coil in maps]) for image, maps, _ in self._items(x)]
+        lines, rows = self._lines(x)
+        seen = [torch.stack([rows @ (coil * image) for coil in maps]) for image, maps, _ in self._items(x)]
         zeros = seen[0].new_zeros(len(seen), len(seen[0]), 1, *x.shape[3:])
-        return zeros.index_copy(3, lines, _centred(torch.fft.fft, torch.stack(seen)[:, :, None]))
+        return zeros.index_copy(3, lines, centred(torch.fft.fft, torch.stack(seen)[:, :, None]))
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        lines, dft = self._lines(y)
-        measured = _centred(torch.fft.ifft, y.index_select(3, lines)).to(dft.dtype)
-        back = dft.mH
+        lines, rows = self._lines(y)
+        measured = centred(torch.fft.ifft, y.index_select(3, lines)).to(rows.dtype)
+        back = rows.mH
         images = [
-            _weighted_sum(conjugates, (back @ part for part in parts[:, 0]))
+            weighted_sum(conjugates, (back @ part for part in parts[:, 0]))
             for parts, (_, _, conjugates) in zip(measured, self._items(y), strict=True)
         ]
         return torch.stack(images)[:, None, None]
 
     def _normal(self, x: Tensor) -> Tensor:
-        _, dft = self._lines(x)
-        back = dft.mH
+        _, rows = self._lines(x)
+        back = rows.mH
         images = [
-            _weighted_sum(conjugates, (back @ (dft @ (coil * image)) for coil in maps))
+            weighted_sum(conjugates, (back @ (rows @ (coil * image)) for coil in maps))
             for image, maps, conjugates in self._items(x)
         ]
         return torch.stack(images)[:, None, None]
@@ -391,7 +364,7 @@ def _product(factors: tuple[LinearOp, ...]) -> _Product:
         case (_MaskedFourier() as masked, Coils() as coils) if masked.whole_readouts:
             keep = masked.mask.keep
             if isinstance(keep, Tensor) and _few_lines_serve(keep, coils.maps):
-                return _FewLineSense(masked, coils, keep, _dft(keep.shape[3]))
+                return _FewLineSense(masked, coils, keep, dft(keep.shape[3]))
             return _LineSense(masked, coils)
     return _Product(factors)
 
@@ -402,47 +375,7 @@ def _few_lines_serve(keep: Tensor, maps: Tensor) -> bool:
         return False
     if maps.shape[3] * maps.shape[4] < _LARGE_IMAGE:
         return False
-    return int(keep.sum(3).max()) <= sum(_prime_factors(keep.shape[3]))
-
-
-def _prime_factors(number: int) -> Iterator[int]:
-    """Their sum is in proportion to what a transform of this length costs a voxel (Singleton 1969), and measured lines
-    cost as much each."""
-    factor = 2
-    while number > 1:
-        while number % factor:
-            factor += 1
-        number //= factor
-        yield factor
-
-
-def _dft(size: int) -> Tensor:
-    """The matrix (size, size) of the centred orthonormal transform, complex128."""
-    place = torch.arange(size) - size // 2
-    turn = (place[:, None] * place).remainder(size).double() / size
-    return torch.polar(torch.full_like(turn, size**-0.5), -2 * torch.pi * turn)
-
-
-def _centred(transform: Callable[..., Tensor], x: Tensor) -> Tensor:
-    """A transform of torch.fft along the last axis, centred and orthonormal."""
-    return torch.fft.fftshift(transform(torch.fft.ifftshift(x, dim=-1), norm="ortho"), dim=-1)
-
-
-def _weighted_sum(weights: Iterable[Tensor], parts: Iterable[Tensor]) -> Tensor:
-    """Part by part, which is several times faster than a sum over a product as large as all of them."""
-    total = None
-    for weight, part in zip(weights, parts, strict=True):
-        total = weight * part if total is None else total.addcmul_(weight, part)
-    assert total is not None
-    return total
-
-
-def _shift(x: Tensor) -> Tensor:
-    return torch.fft.fftshift(x, dim=(-2, -1))
-
-
-def _unshift(x: Tensor) -> Tensor:
-    return torch.fft.ifftshift(x, dim=(-2, -1))
+    return int(keep.sum(3).max()) <= sum(prime_factors(keep.shape[3]))
 
 
 def _sliced(tensor: Tensor, chunk: slice) -> Tensor:

@@ -65,9 +65,7 @@ class Compiled(nn.Module):
         super().__init__()
         on_gpu = device.type == "cuda"
         if not on_gpu and shutil.which(os.environ.get("CXX") or "g++") is None:
-            raise ResourceError(
-                "compiling the network needs a C++ compiler: install g++ (or set CXX), or do not compile"
-            )
+            raise ResourceError("compiling the network takes a C++ compiler: install g++ (or set CXX), or do without")
         self.guides = getattr(net, "guides", 0)
         self.run = torch.compile(net, dynamic=False, mode="reduce-overhead" if on_gpu else None)
 

@@ -144,8 +144,8 @@ def exponents(setting: Setting, prior: Prior, repeats: int) -> list[dict[str, fl
                     found[name] = min(found[name], seconds(one, s))
         for name in runs[0]:
             times = [found[name] for found in least]
-            row = {f"s at {amount}": t for amount, t in zip(amounts, times, strict=True)}
-            rows.append({"of": name, "over": axis, "exponent": slope(amounts, times)} | row)
+            told = {"at": ", ".join(map(str, amounts)), "seconds": ", ".join(f"{t:.3g}" for t in times)}
+            rows.append({"of": name, "over": axis, "exponent": slope(amounts, times)} | told)
     return rows
 
 

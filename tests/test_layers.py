@@ -24,6 +24,7 @@ ROOT = Path(medseq.__file__).parent
 LEVELS = (
     {
         "activation",
+        "arithmetic",
         "clinical",
         "clip",
         "errors",
