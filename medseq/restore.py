@@ -72,6 +72,7 @@ def reconstruct(
     progress: Progress | None = None,
     support: bool = False,
     strict: bool = False,
+    compile: bool = False,
 ) -> Restored:
     """Images from undersampled multi-coil k-space, on a grid or along its trajectory. Returns a complex Clip in the
     units of the k-space.
@@ -81,11 +82,11 @@ def reconstruct(
     sample; None is 4 for the single image, else 12. A prior made for few evaluations, as "heart-fast-1", takes its own
     number of them, for the single image of 8 frames or more (`medseq.few_steps`). support: also map how much of each
     voxel came from the measurement (`maps["support"]`), for the price of one more single image, with several samples of
-    two.
+    two. compile: the network, which takes tens of seconds and pays for many series of one shape in one process.
 
     Raises InputError when noise, maps or scale can't be found in the data, or if strict for a series unlike those that
     the prior has learnt (else that is a warning), UsageError for impossible options,
-    ResourceError when the device is not there.
+    ResourceError when the device, or a compiler that is asked for, is not there.
     """
     if prior is None or isinstance(prior, str | Path):
         prior = load_prior(prior)
@@ -103,6 +104,7 @@ def reconstruct(
         samples=samples,
         steps=steps,
         progress=progress,
+        compile=compile,
     )
     engine.expect(kspace.data.shape[0] * samples * steps)
     engine.fit("reconstruct", (*kspace.data.shape[:3], *kspace.size))

@@ -22,13 +22,13 @@ def load_stills(folder: Path, pairs: bool = True, last: float = 1.0) -> Stills:
     """Every PNG of a folder, searched to any depth, in the order of its path.
 
     pairs: register frames that show one slice in two phases (about half a second a pair). last: only this share of the
-    files, from the end. Raises InputError when there is no PNG, one is broken, or the frames differ in size.
+    files, from the end. Raises InputError when there is no PNG, one is broken or a mask, or the frames differ in size.
     """
     files = sorted(folder.rglob("*.png"))
     files = files[len(files) - int(last * len(files)) :]
     if not files:
         raise InputError(f"{folder}: no PNG files there; correct `stills` or leave it out")
-    frames = [_grey(_read(file)) for file in files]
+    frames = [_frame(file) for file in files]
     if len({frame.shape for frame in frames}) > 1:
         raise InputError(f"{folder}: the still frames differ in size; bring them to one size")
     images = np.stack(frames)
@@ -69,6 +69,14 @@ def _inverse(flow: np.ndarray) -> np.ndarray:
         place = np.moveaxis(grid + back, -1, 0)
         back = -np.stack([warp(flow[..., i].astype(np.float32), place, order=1, mode="edge") for i in (0, 1)], axis=-1)
     return back.astype(np.float16)
+
+
+def _frame(file: Path) -> np.ndarray:
+    """A still frame, grey. Data sets keep masks beside their images, and these would be learnt as well."""
+    frame = _grey(_read(file))
+    if len(np.unique(frame)) <= 2:
+        raise InputError(f"{file}: two values only, a mask and no still frame; give the folder of the images alone")
+    return frame
 
 
 def _read(file: Path) -> np.ndarray:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from skimage.io import imsave
 
+from medseq.errors import InputError
 from medseq.phantoms.clips import animate
 from medseq.phantoms.motion import TimeAxis
 from medseq.phantoms.phases import Stills
@@ -85,3 +86,15 @@ def test_a_part_forgets_partners_beyond_it() -> None:
     part = stills.part(1, 4)
     assert part.partner.tolist() == [0, 2, 1] and len(part) == 3
     assert not part.flow[0].any() and bool(part.flow[1:].all())
+
+
+def test_masks_are_no_still_frames(tmp_path: Path) -> None:
+    """They lie beside the images in many data sets, and a folder is searched to any depth."""
+    (tmp_path / "Images").mkdir()
+    (tmp_path / "Labels").mkdir()
+    frame = disc((30, 30), 12)
+    imsave(tmp_path / "Images" / "a.png", (frame * 150).astype(np.uint8), check_contrast=False)
+    imsave(tmp_path / "Labels" / "a.png", (frame > 0.7).astype(np.uint8) * 255, check_contrast=False)
+    assert len(load_stills(tmp_path / "Images")) == 1
+    with pytest.raises(InputError, match=r"Labels/a.png: two values only, a mask"):
+        load_stills(tmp_path)
