@@ -30,7 +30,8 @@ if TYPE_CHECKING:  # what type checkers and editors read; a test keeps it equal 
     from medseq.operators import Coils, Fourier, Identity, LinearOp, Mask
     from medseq.posterior import noise_levels, posterior_samples
     from medseq.prior import Prior, Windowed
-    from medseq.restore import denoise, interpolate, reconstruct
+    from medseq.reconstruction import reconstruct
+    from medseq.restore import denoise, interpolate
     from medseq.solve import cg
     from medseq.summary import summarise
     from medseq.temporal import temporal_statistics
@@ -69,7 +70,8 @@ _NAMES = {
     "medseq.operators": ("Coils", "Fourier", "Identity", "LinearOp", "Mask"),
     "medseq.posterior": ("noise_levels", "posterior_samples"),
     "medseq.prior": ("Prior", "Windowed"),
-    "medseq.restore": ("denoise", "interpolate", "reconstruct"),
+    "medseq.reconstruction": ("reconstruct",),
+    "medseq.restore": ("denoise", "interpolate"),
     "medseq.solve": ("cg",),
     "medseq.summary": ("summarise",),
     "medseq.temporal": ("temporal_statistics",),

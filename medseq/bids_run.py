@@ -27,6 +27,7 @@ from medseq.io.bids_write import check_dataset, describe_dataset, inherited, sou
 from medseq.io.weights import load_prior, weights_path
 from medseq.prior import Prior
 from medseq.provenance import RunRecord, collected_warnings, sha256, staged, stem
+from medseq.reconstruction import reconstruct
 from medseq.runtime import choose_device
 from medseq.terminal import Progress
 
@@ -243,7 +244,7 @@ def _restored(run: Run, series: Clip | KSpace, method: Method, prior: Prior | No
         "strict": method.strict,
     }
     if isinstance(series, KSpace):
-        made = restore.reconstruct(series, steps=method.steps, **common)
+        made = reconstruct(series, steps=method.steps, **common)
         return replace(made, clip=made.clip.with_data(made.clip.data.abs()))
     is_bold = method.is_bold(run)
     if is_bold and method.mode == "interpolate":

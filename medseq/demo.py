@@ -23,11 +23,12 @@ from medseq.io.weights import weights_path
 from medseq.metrics import dynamic_region, psnr
 from medseq.noise import unit_noise
 from medseq.provenance import RunRecord
+from medseq.reconstruction import reconstruct
 from medseq.report.blocks import Section, Table
 from medseq.report.compared import Version, compared
 from medseq.report.figures import Panel, montage, movie
 from medseq.report.restored import attempt_report
-from medseq.restore import denoise, interpolate, reconstruct
+from medseq.restore import denoise, interpolate
 from medseq.warmstart import sense_operator
 
 SAMPLE = Path(__file__).parent.parent / "sample_data"

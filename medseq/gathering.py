@@ -24,6 +24,9 @@ from medseq.support import data_support
 
 # Chosen on simulated and animated cases (docs/measurements.md), then fixed.
 SPREAD_FACTOR = 1.5  # times the prior's measured RMSE
+BEST_FACTORS = (1.0, 0.5)  # first and last noise level of the best image, times the error of its start
+DRAW_FACTORS = (2.0, 0.25)  # likewise of draws, which start with noise added
+DRAW_STEPS = 12  # of draws, and of denoising where more than one evaluation is wanted
 SMALLEST_SIGMA = 0.004  # of the scale: below it the prior was hardly trained
 
 

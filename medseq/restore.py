@@ -1,4 +1,4 @@
-"""The three tasks: denoise, interpolate, reconstruct. Each states what was measured and runs the one sampler.
+"""Series of images restored: denoise and interpolate. Each states what was measured and runs the one sampler.
 
 A series is divided by one scale (`series_scale`) on the way in and multiplied by it on the way out. Slices are restored
 one after the other, each with noise of its own seed, so neither memory nor result depends on how many there are.
@@ -9,21 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from medseq import few_steps
-from medseq.acquisition import average_image, prepared
 from medseq.baselines import local_pca_wiener
 from medseq.between import between
-from medseq.clip import Clip, KSpace
+from medseq.clip import Clip
 from medseq.errors import InputError, UsageError
-from medseq.few_steps import Remembering, checked_steps, few_step_image
 from medseq.gathering import (
+    BEST_FACTORS,
+    DRAW_FACTORS,
+    DRAW_STEPS,
     SMALLEST_SIGMA,
     Restored,
     SliceRun,
@@ -36,151 +35,18 @@ from medseq.gathering import (
     levels_between,
 )
 from medseq.guides import components
-from medseq.io.weights import load_prior
-from medseq.measurement import ByFrames, Measured, Measurement
-from medseq.mismatch import left_out_measures, residual_measures
+from medseq.measurement import Measurement
+from medseq.mismatch import residual_measures
 from medseq.noise import estimate_noise_image, magnitude_unbias, unit_noise
 from medseq.operators import Identity, Mask, Resample
 from medseq.posterior import Level, ancestral, posterior_samples
 from medseq.prior import Prior
 from medseq.runtime import Engine, Progress, in_windows
 from medseq.timegrid import TimeGrid, linear_weights
-from medseq.warmstart import Start, sense_operator, warm_start
 
 # Chosen on simulated and animated cases (docs/measurements.md), then fixed.
-BEST_FACTORS = (1.0, 0.5)  # first and last noise level of the best image, times the error of its start
-DRAW_FACTORS = (2.0, 0.25)  # likewise of draws, which start with noise added
-BEST_STEPS = 4  # of the best image of k-space: three do nearly as well, six hardly better
-DRAW_STEPS = 12  # of draws, and of denoising where more than one evaluation is wanted
-BETWEEN_LEVELS = 8  # iterations of the classical start, taken up again between the levels of the best image
 NOISE_LEFT = 0.3  # share of the noise that the classical filter leaves to the network
 LEAST_NOISE = 0.01  # of the scale: with less, texture counts as noise, and what is taken away tells nothing of mismatch
-SOLVE_ITERATIONS = 4  # of conjugate gradients for the best image, which needs no more
-SOLVE_TOLERANCE = 0.03  # at which two of them are mostly enough: within 0.001 dB of the converged solution
-DRAW_ITERATIONS = 12  # and for draws, whose perturbations start further away
-
-
-def reconstruct(
-    kspace: KSpace,
-    *,
-    prior: Prior | str | Path | None = None,
-    steps: int | None = None,
-    samples: int = 1,
-    seed: int = 0,
-    device: str = "auto",
-    precision: str = "auto",
-    progress: Progress | None = None,
-    support: bool = False,
-    strict: bool = False,
-    compile: bool = False,
-) -> Restored:
-    """Images from undersampled multi-coil k-space, on a grid or along its trajectory. Returns a complex Clip in the
-    units of the k-space.
-
-    The noise is made white, the maps are estimated where there are none, and the sampler starts from a classical
-    reconstruction (`warm_start`), at a noise level taken from its estimated error. steps: evaluations of the network a
-    sample; None is 4 for the single image, else 12. A prior made for few evaluations, as "heart-fast-1", takes its own
-    number of them, for the single image of 8 frames or more (`medseq.few_steps`). support: also map how much of each
-    voxel came from the measurement (`maps["support"]`), for the price of one more single image, with several samples of
-    two. compile: the network, which takes tens of seconds and pays for many series of one shape in one process.
-
-    Raises InputError when noise, maps or scale can't be found in the data, or if strict for a series unlike those that
-    the prior has learnt (else that is a warning), UsageError for impossible options,
-    ResourceError when the device, or a compiler that is asked for, is not there.
-    """
-    if prior is None or isinstance(prior, str | Path):
-        prior = load_prior(prior)
-    if prior.few:
-        steps = checked_steps(steps, samples, kspace.frames)
-    elif steps is None:
-        steps = BEST_STEPS if samples == 1 else DRAW_STEPS
-    engine = Engine(
-        prior,
-        frames=kspace.frames,
-        periodic=kspace.period is not None,
-        device=device,
-        precision=precision,
-        seed=seed,
-        samples=samples,
-        steps=steps,
-        progress=progress,
-        compile=compile,
-    )
-    engine.expect(kspace.data.shape[0] * samples * steps)
-    engine.fit("reconstruct", (*kspace.data.shape[:3], *kspace.size))
-    ready = prepared(kspace)
-    unit, gain = ready.level, ready.gain
-    scale = checked_scale(average_image(ready.average))
-    errors: list[float] = []
-    periodic = kspace.period is not None
-
-    def run_slice(b: int) -> SliceRun:
-        y, keep, maps = ready.slice(b, engine.device, scale)
-        trajectory = kspace.trajectory and kspace.trajectory.to(engine.device)
-        sigma, A = unit / scale, sense_operator(keep, maps, trajectory)
-        begin = partial(warm_start, periodic=periodic, trajectory=trajectory, quick=prior.few)
-        denoiser = Remembering(engine.denoiser) if prior.few else engine.denoiser
-        begun = begin(y, keep, maps, sigma, engine.seed)
-        errors.append(begun.error)
-        blind, measures = begun.blind, None
-        if blind is not None and engine.trust.expected:
-            told = left_out_measures(denoiser, blind.image, begun.error, blind.power, sigma)
-            measures = lambda _: told  # noqa: E731
-        begun, blind = replace(begun, blind=None), None  # it has said what it can, and is as large as the series
-
-        def levels(error: float, factors: tuple[float, float]) -> list[Level]:
-            return levels_between(engine, factors[0] * error, factors[1] * error)
-
-        def best(y: Measured, start: Start) -> Tensor:
-            if prior.few:
-                measurement = Measurement(y, A, sigma, iterations=few_steps.ITERATIONS, tolerance=SOLVE_TOLERANCE)
-                return engine.last(few_step_image(denoiser, measurement, start.error, start.image))
-            measurement = Measurement(y, A, sigma, iterations=SOLVE_ITERATIONS, tolerance=SOLVE_TOLERANCE)
-            go_on = start.go_on
-            refine = None if go_on is None else lambda image: go_on(image, BETWEEN_LEVELS)
-            return best_image(engine, measurement, levels(start.error, BEST_FACTORS), start.image, refine)
-
-        def if_changed(change: Tensor | None) -> Tensor:
-            if change is None:
-                return best(y, begun)
-            other = ByFrames(y.shape, y.device, lambda at: y.frames(at) + A.frames(at)(change[:, :, at]))
-            return best(other, begin(other, keep, maps, sigma, engine.seed))
-
-        def draws() -> Iterator[Tensor]:
-            if engine.samples == 1:
-                yield best(y, begun)
-                return
-            measurement = Measurement(y, A, sigma, iterations=DRAW_ITERATIONS)
-            noisy = levels(begun.error, DRAW_FACTORS)
-            yield from drawn(engine, measurement, noisy, begun.image, noisy[0], b)
-
-        acceleration = kspace.acceleration if trajectory else 1 / float(keep.any(dim=1).float().mean())
-        return SliceRun(
-            draws(),
-            lambda: begun.image,
-            begun.error,
-            if_changed if support else None,
-            measures,
-            {
-                "log_acceleration": math.log(acceleration),
-                "log_noise": math.log(sigma),
-                "log_start_over_noise": math.log(begun.error / sigma),
-                "one_frame": float(y.shape[2] == 1),
-            },
-            acceleration,
-        )
-
-    result = collect(engine, "reconstruct", run_slice, kspace.data.shape[0], scale)
-    info = {
-        "coils": ready.average.coils,
-        "noise_before_whitening": _described(kspace.noise),
-        "noise": unit,
-        "warm_start_error": [e * scale for e in errors],
-    }
-    if bool((gain != 1).any()):
-        result = result.divided(gain)
-    clip = Clip(result.mean, kspace.affine, kspace.times, kspace.period)
-    return finished(result, clip, engine, scale, info, "reconstruct", strict=strict)
 
 
 def denoise(
@@ -398,10 +264,6 @@ def _noise_of(clip: Clip, sigma: float | Tensor | None) -> Tensor:
     if not bool((noise > 0).all()) or not bool(torch.isfinite(noise).all()):
         raise UsageError("sigma must be positive and finite")
     return noise
-
-
-def _described(noise: float | Tensor | None) -> str:
-    return "estimated" if noise is None else "covariance" if isinstance(noise, Tensor) else f"{noise:g}"
 
 
 def _check_complete(clip: Clip) -> None:

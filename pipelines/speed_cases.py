@@ -16,7 +16,7 @@ from medseq import KSpace, simulate
 from medseq.baselines import low_rank_sparse
 from medseq.operators import LinearOp
 from medseq.prior import Prior
-from medseq.restore import BEST_STEPS
+from medseq.reconstruction import BEST_STEPS
 from medseq.warmstart import classical_problem
 
 LS_ITERATIONS = 50  # of tuned L+S; its weights change the image, not the time

@@ -19,7 +19,7 @@ from medseq.guides import guides
 from medseq.measurement import Measurement
 from medseq.operators import LinearOp
 from medseq.prior import Prior
-from medseq.restore import BEST_STEPS, BETWEEN_LEVELS, SOLVE_ITERATIONS
+from medseq.reconstruction import BEST_STEPS, BETWEEN_LEVELS, SOLVE_ITERATIONS
 from medseq.runtime import Engine
 from medseq.warmstart import Start, sense_operator, warm_start
 

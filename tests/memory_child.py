@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from medseq import memory, restore
+from medseq import memory, reconstruction
 from medseq.cli import main
 from medseq.clip import KSpace
 from medseq.simulate import acquire, simulate_cine
@@ -30,11 +30,11 @@ def scan(frames: int, size: int, coils: int) -> KSpace:
 
 
 def measured(frames: int, size: int, coils: int, steps: int) -> dict[str, int]:
-    restore.reconstruct(scan(4, 32, 2), steps=1)  # what libraries allocate once
+    reconstruction.reconstruct(scan(4, 32, 2), steps=1)  # what libraries allocate once
     before = psutil.Process().memory_info().rss
     kspace = scan(frames, size, coils)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    done = restore.reconstruct(kspace, steps=steps)
+    done = reconstruction.reconstruct(kspace, steps=steps)
     status = Path("/proc/self/status").read_text().splitlines()
     peak = int(next(line for line in status if line.startswith("VmHWM")).split()[1]) << 10
     tensors = [done.clip.data] if done.std is None else [done.clip.data, done.std.data]
@@ -48,7 +48,7 @@ def measured(frames: int, size: int, coils: int, steps: int) -> dict[str, int]:
 
 def limited(left: int, arguments: list[str]) -> int:
     memory.available = lambda device: 1 << 50
-    restore.reconstruct(scan(4, 32, 2), steps=1)
+    reconstruction.reconstruct(scan(4, 32, 2), steps=1)
     limit = psutil.Process().memory_info().vms + (left << 20)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     return main(arguments)

@@ -84,6 +84,7 @@ LEVELS = (
         "memory",
         "provenance",
         "recipe",
+        "reconstruction",
         "restore",
         "runtime",
         "simulate",

@@ -15,7 +15,8 @@ from medseq.metrics import psnr
 from medseq.network import VideoUNet
 from medseq.noise import unit_noise
 from medseq.prior import Prior, SpreadTable, Windowed
-from medseq.restore import NOISE_LEFT, denoise, interpolate, reconstruct
+from medseq.reconstruction import reconstruct
+from medseq.restore import NOISE_LEFT, denoise, interpolate
 from medseq.runtime import OVERLAP, WINDOW, choose_device, choose_precision
 from medseq.simulate import acquire, coil_maps, simulate_cine
 

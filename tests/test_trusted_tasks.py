@@ -23,7 +23,8 @@ from medseq.mismatch import Expectation
 from medseq.network import VideoUNet
 from medseq.noise import unit_noise
 from medseq.prior import Prior, SpreadTable, Trust
-from medseq.restore import denoise, interpolate, reconstruct
+from medseq.reconstruction import reconstruct
+from medseq.restore import denoise, interpolate
 from medseq.simulate import acquire, simulate_cine
 
 FACTORS = (0.6, 1.2, 1.6449)

@@ -68,7 +68,7 @@ def reconstruct(
     """Reconstruct an image series from undersampled k-space."""
     if fast and options.prior is not None:
         raise UsageError("--fast and --prior exclude each other; give one")
-    from medseq import restore
+    from medseq import reconstruction
     from medseq.bold_kspace import reconstruct_bold
     from medseq.io.weights import FAST
     from medseq.jobs import reconstruct_file
@@ -78,7 +78,7 @@ def reconstruct(
 
     def work(kspace: KSpace, progress: Progress) -> Restored:
         common = {"support": support, "progress": progress, **asdict(options)}
-        return restore.reconstruct(kspace, steps=steps, **common)
+        return reconstruction.reconstruct(kspace, steps=steps, **common)
 
     def bold_work(kspace: KSpace, progress: Progress) -> Restored:
         samples, device = options.samples, options.device
