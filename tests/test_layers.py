@@ -100,6 +100,7 @@ LEVELS = (
         "report",
         "series_jobs",
         "series_options",
+        "stream",
         "study",
         "terminal",
     },
