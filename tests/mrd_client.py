@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -156,6 +157,13 @@ class Served:
     port: int
     ended: list[tuple[str | None, Tally]] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
+    serving: bool = False
+
+    def outcome(self, client: int) -> tuple[str | None, Tally]:
+        """How the session of a client ended, once it has; -1 is the last that was begun."""
+        while len(self.ended) <= client or (client < 0 and self.serving):
+            time.sleep(0.001)
+        return self.ended[client]
 
     def ask(self, content: bytes) -> Answer:
         with Client(self.port) as client:
@@ -174,10 +182,11 @@ def serving(begin: Begin = Quick, **manner: Any) -> Iterator[Served]:
                     line, _ = server.accept()
                 except OSError:
                     return
-                served.tally = Tally()
+                served.tally, served.serving = Tally(), True
                 with line:
                     fault = serve(line, begin, Manner(**manner), served.tally, lambda tally: None)
                 served.ended.append((fault, served.tally))
+                served.serving = False
 
         thread = Thread(target=work, daemon=True)
         thread.start()

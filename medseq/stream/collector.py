@@ -109,7 +109,7 @@ class Collector:
         since_start = counters[self._counter] - place.start[self._counter]
         ahead = (since_start - place.number + _WRAP // 2) % _WRAP - _WRAP // 2
         if ahead > _LONGEST_GAP:
-            raise InputError(f"{NAME}: {ahead} frames are left out at once; count frames one by one")
+            raise InputError(f"{NAME}: {ahead - 1} frames are left out at once; count frames one by one")
         return ahead
 
     def _hold(self, readout: ismrmrd.Acquisition) -> None:
@@ -202,7 +202,9 @@ class _Grid:
         """(y (1, C, 1, Y, X), keep (1, 1, 1, Y, 1), which readout is next to the centre) of one frame."""
         scan = Scan(NAME, self.header, heads_of(readouts))
         moved = [np.abs(scan.lines[name] - self.placed[name]).max() for name in ("position", "read_dir", "phase_dir")]
-        if not max(moved[0], 1e3 * max(moved[1:])) <= 1.0:  # mm, and a thousandth of a turn; NaN is refused, too
+        if not np.isfinite(moved).all():
+            raise scan.refusal("a position or direction is not finite; correct the readouts' headers")
+        if max(moved[0], 1e3 * max(moved[1:])) > 1.0:  # a millimetre, and a thousandth of a unit vector
             raise scan.refusal("the slice moved; start another measurement")
         plan = frame_plan(scan, self.plan)
         y, count = grid_samples(readouts, scan, plan)
