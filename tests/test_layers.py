@@ -71,6 +71,7 @@ LEVELS = (
         "bold_recipe",
         "bold_evaluation",
         "bold_task",
+        "causal",
         "config",
         "evaluate",
         "filling",
