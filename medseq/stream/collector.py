@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from medseq.errors import InputError
@@ -61,6 +60,8 @@ class Collector:
         if any(readout.is_flag_set(flag) for flag in NO_IMAGE):
             self._tally.skipped += 1
             return
+        if not np.isfinite(readout.data).all():
+            raise InputError(f"{NAME}: some samples are not finite; measure again")
         apart = self._apart and readout.is_flag_set(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)
         if apart or readout.is_flag_set(ismrmrd.ACQ_IS_NOISE_MEASUREMENT):
             self._hold(readout)
@@ -211,8 +212,6 @@ class _Grid:
         keep = whole_lines(count > 0)
         if keep.shape[-1] != 1:
             raise scan.refusal("partial echoes, where medseq stream takes whole lines; reconstruct it from a file")
-        if not bool(torch.isfinite(torch.view_as_real(y)).all()):
-            raise scan.refusal("some samples are not finite; measure again")
         return y, keep, int(np.abs(plan.rows - plan.shape[3] // 2).argmin())
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 from medseq import terminal
-from medseq.errors import ResourceError, UsageError
+from medseq.errors import MedseqWarning, ResourceError, UsageError
 from medseq.io import NIFTI_ENDINGS, load_kspace, save_clip
 from medseq.io.kspace import files_of
 from medseq.io.weights import weights_path
@@ -86,7 +87,9 @@ def replay_file(
         if clip.present is not None:
             lost = (~clip.present).nonzero().tolist()
             record.result = {**record.result, "frames_dropped": [{"slice": b, "frame": t} for b, t in lost]}
-            terminal.warn(f"{source.name}: {len(lost)} frames were dropped; zeros stand for them")
+            warnings.warn(
+                f"{source}: {len(lost)} frames were dropped; zeros stand for them", MedseqWarning, stacklevel=2
+            )
         save_clip(clip.with_data(clip.data.abs()), folder / output.name)
         record.save(folder / f"{stem(output)}.run.json")
     return f"{output}: {tally.line()}"

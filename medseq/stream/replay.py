@@ -25,7 +25,7 @@ def replay(
     tally: Tally,
     *,
     first: int = 12,
-    room: int = 4,
+    room: int = 2,
     speed: float | None = 1.0,
     show: Callable[[Tally], None] = lambda tally: None,
 ) -> Clip:

@@ -32,7 +32,7 @@ class Manner:
     """
 
     first: int = 12
-    room: int = 4
+    room: int = 2
     patient: bool = False
     timeout: float = 30.0
 
