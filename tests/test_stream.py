@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import re
 import socket
 import struct
 import time
+import warnings
 from collections.abc import Iterator
 
 import ismrmrd
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mrd_client import (
+    ACQUISITION,
     CALIBRATION,
     CLOSE,
     CONFIG,
@@ -30,6 +35,11 @@ from mrd_client import (
     text,
 )
 from scanner import PHASE, POSITION, QUIET, READ, SOURCE, Scanner
+
+from medseq.errors import InputError, MedseqWarning
+from medseq.io.mrd_stream import messages
+from medseq.stream.collector import Collector
+from medseq.stream.tally import Tally
 
 
 @pytest.fixture
@@ -222,6 +232,7 @@ FAULTS = {
     "NaN at once": (CONFIG + header() + acquisition(NAN, 0, 0) + CLOSE, "not finite"),
     "nothing but zeros": (CONFIG + header() + acquisition(0 * SAMPLES[0], 0, 0) + CLOSE, "every sample is zero"),
     "a place that is none": (BEGUN + frame(4, position=(np.nan, 0, 0)) + CLOSE, "finite"),
+    "a place beyond all": (BEGUN + frame(4, position=(1e38, -1e38, 0)) + CLOSE, "slice moved"),
     "a slice that moves": (BEGUN + frame(4, position=POSITION + 3) + CLOSE, "slice moved"),
     "both counters": (BEGUN + frame(4, phase=1) + CLOSE, "both phases and repetitions"),
     "a jump": (BEGUN + frame(9000), "8996 frames are left out"),
@@ -306,6 +317,37 @@ def test_whatever_fails_in_here_is_told_and_the_next_client_is_served():
         answer = served.ask(stream(4))
         assert "internal error: ZeroDivisionError" in answer.texts[0] and answer.closed
         assert_served(served)
+
+
+READOUT = 2 + ACQUISITION.size + SAMPLES[0].nbytes
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.tuples(st.integers(0, 95), st.integers(2, 2 + ACQUISITION.size - 1), st.integers(0, 255)), max_size=4)
+)
+def test_readouts_whose_headers_are_damaged_become_frames_or_a_fault(damage):
+    content = bytearray(b"".join(frame(t) for t in range(4)) + CLOSE)
+    for readout, place, value in damage:
+        content[readout * READOUT + place] = value
+    collector = Collector(QUIET.xml(), 2, Tally())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MedseqWarning)
+        try:
+            source = io.BytesIO(content)
+            for readout in messages(source.read):
+                for item in collector.add(readout):
+                    assert item.slice >= 0
+            list(collector.end())
+        except (InputError, ValueError, struct.error) as fault:  # the latter two of a stream that is cut short
+            assert isinstance(fault, InputError) or source.tell() == len(content)
+
+
+def test_a_matrix_out_of_all_proportion_takes_no_memory(monkeypatch, served):
+    monkeypatch.setattr("medseq.stream.collector._MOST_PLACES", 1000)
+    assert "too large" in served.ask(stream(4)).texts[0]
+    monkeypatch.undo()
+    assert_served(served)
 
 
 def test_readouts_that_never_become_a_frame_take_no_memory_without_end(monkeypatch, served):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
@@ -36,6 +37,7 @@ _WRAP = 1 << 16  # the counters have 16 bits
 _LONGEST_GAP = 1000  # frames; beyond, the counters count something else
 _MOST_SLICES = 32
 _MOST_HELD = 1 << 30  # bytes of readouts that wait to become frames
+_MOST_PLACES = 1 << 28  # of k-space in the first frames of all slices; a header may ask for any matrix
 
 
 class Collector:
@@ -53,7 +55,7 @@ class Collector:
         self._before: Readouts = []
         self._slices: dict[int, _Slice] = {}
         self._counter: str | None = None
-        self._held = 0
+        self._held = self._places = 0
 
     def add(self, readout: ismrmrd.Acquisition) -> Iterator[Item]:
         """Take one readout; gives the frames that are complete with it."""
@@ -137,6 +139,7 @@ class Collector:
         y, keep, middle = place.grid.frame(readouts)
         yield Frame(place.slice, place.number, y, keep, place.received, readouts[middle].getHead())
 
+    @np.errstate(invalid="ignore", over="ignore")  # what is not finite is refused by name
     def _calibrate(self, number: int, place: _Slice) -> Start:
         held, place.first = place.first, []
         self._held -= sum(each.nbytes for each in held)
@@ -152,8 +155,15 @@ class Collector:
                 f"a {scan.encoding.trajectory.value} trajectory, where medseq stream takes Cartesian lines; "
                 "reconstruct it from a file"
             )
-        kspace = read_scan(readouts, scan, np.arange(len(held), dtype=np.float64))
-        place.grid = _Grid(self._header, make_plan(scan, kspace.times), scan.lines[0])
+        times = np.arange(len(held), dtype=np.float64)
+        plan = make_plan(scan, times)
+        self._places += math.prod(plan.shape)
+        if self._places > _MOST_PLACES:
+            raise scan.refusal(
+                f"k-space of {plan.shape} is too large; correct the matrix, or calibrate with fewer frames"
+            )
+        kspace = read_scan(readouts, scan, times)
+        place.grid = _Grid(self._header, plan, scan.lines[0])
         place.fewest = min(len(each.readouts) for each in held)
         frames = []
         for each in held:
@@ -199,10 +209,13 @@ class _Grid:
     plan: Plan
     placed: np.ndarray
 
+    @np.errstate(invalid="ignore", over="ignore")
     def frame(self, readouts: Sequence[ismrmrd.Acquisition]) -> tuple[Tensor, Tensor, int]:
         """(y (1, C, 1, Y, X), keep (1, 1, 1, Y, 1), which readout is next to the centre) of one frame."""
         scan = Scan(NAME, self.header, heads_of(readouts))
-        moved = [np.abs(scan.lines[name] - self.placed[name]).max() for name in ("position", "read_dir", "phase_dir")]
+        moved = [
+            float(np.abs(scan.lines[name] - self.placed[name]).max()) for name in ("position", "read_dir", "phase_dir")
+        ]
         if not np.isfinite(moved).all():
             raise scan.refusal("a position or direction is not finite; correct the readouts' headers")
         if max(moved[0], 1e3 * max(moved[1:])) > 1.0:  # a millimetre, and a thousandth of a unit vector
