@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import signal
 import struct
 import subprocess
@@ -261,6 +262,29 @@ def test_what_cannot_be_played_or_served_is_refused(here, capsys):
     with serving() as served:
         fails(capsys, f"stream --listen 127.0.0.1:{served.port}" + tiny, 5, str(served.port), "--listen")
     assert not list(here.glob("x*"))
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [("127.0.0.1", "this machine only"), ("localhost", "this machine only"), ("0.0.0.0", "everybody")],
+)
+def test_where_it_listens_is_said(here, monkeypatch, capsys, host, words):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("socket.socket.accept", interrupted)
+    assert command(f"stream --listen {host}:0 --prior tiny.safetensors") == 130
+    assert words in capsys.readouterr().err.splitlines()[0]
+
+
+def test_the_client_in_the_document_gets_every_image(program):
+    page = Path(__file__).parent.parent / "docs" / "streaming.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    words = [sys.executable, "-c", code, str(program.port), "raw.h5"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and [line.split(":")[0] for line in done.stdout.splitlines()] == [
+        f"image {number}" for number in range(1, FRAMES + 1)
+    ], done.stderr + done.stdout
 
 
 @pytest.mark.parametrize(
