@@ -136,7 +136,7 @@ def live() -> Iterator[Callable[[str], None]]:
         yield lambda text: None
         return
     with Live(console=console, refresh_per_second=4, transient=True) as shown:
-        yield lambda text: shown.update(Text(printable(text)))
+        yield lambda text: shown.update(Text(printable(text), no_wrap=True, overflow="ellipsis"))
 
 
 _COLUMNS = (

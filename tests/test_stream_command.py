@@ -43,8 +43,10 @@ from medseq.errors import InputError, UsageError
 from medseq.io import load_clip, load_kspace, save_kspace
 from medseq.io.mrd_stream import encoded, messages
 from medseq.simulate import acquire, simulate_cine
+from medseq.stream.frames import Frame, Start
 from medseq.stream.replay import replay
 from medseq.stream.server import parse_address
+from medseq.stream.session import reconstructed
 from medseq.stream.tally import Latency, Tally
 from medseq.trajectories import golden_radial
 
@@ -227,6 +229,14 @@ def test_frames_that_a_replay_drops_are_told(here, capsys, monkeypatch):
     clip = replay(kspace, Slow, tally, first=1, room=2, speed=1e6)
     assert clip.present is not None and clip.present.sum() == FRAMES - tally.dropped < FRAMES
     assert not clip.data[0, 0, ~clip.present[0]].any() and clip.data[0, 0, clip.present[0]].any()
+
+
+def test_latency_is_of_frames_that_came_when_those_held_back_were_done(here, monkeypatch):
+    monkeypatch.setattr("medseq.stream.session.time.monotonic", lambda: 3.0)
+    kspace = load_kspace("raw.h5")
+    frames = [Frame(0, t, kspace.data[:, :, t : t + 1], kspace.keep[:, :, t : t + 1], 1.0 + t) for t in range(4)]
+    done = reconstructed([Start(0, kspace, frames[:1]), *frames[1:]], Quick)
+    assert [each.live for each in done] == [False, False, True, True]
 
 
 def test_several_slices_are_played_side_by_side(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ class Done:
     """A frame and its image (1, 1, 1, Y, X), complex, in the units of the k-space.
 
     affine: of its slice, as in `KSpace`. lost: frames since the last image that never came or were dropped. live: it
-    came when reconstruction was ready.
+    came when those that were held back for calibration were done.
     """
 
     frame: Frame
@@ -51,14 +52,17 @@ def reconstructed(items: Iterable[Item], begin: Begin) -> Iterator[Done]:
     for item in items:
         if isinstance(item, Start):
             slices[item.slice] = _Slice(begin(item.kspace), item.kspace.affine)
-        for frame in item.frames if isinstance(item, Start) else (item,):
-            yield slices[frame.slice].advance(frame)
+            for frame in item.frames:
+                yield slices[item.slice].advance(frame)
+            slices[item.slice].ready = time.monotonic()
+        else:
+            yield slices[item.slice].advance(item)
 
 
 class _Slice:
     def __init__(self, reconstruction: Reconstruction, affine: np.ndarray) -> None:
         self._reconstruction, self._affine = reconstruction, affine
-        self._ready, self._last = time.monotonic(), -1
+        self._last, self.ready = -1, math.inf  # when those that were held back are done
 
     def advance(self, frame: Frame) -> Done:
         lost = frame.number - self._last - 1
@@ -66,4 +70,4 @@ class _Slice:
             self._reconstruction.missed(lost)
         self._last = frame.number
         image = self._reconstruction.frame(frame.y, frame.keep)
-        return Done(frame, image, self._affine, lost, frame.received >= self._ready)
+        return Done(frame, image, self._affine, lost, frame.received >= self.ready)
