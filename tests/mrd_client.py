@@ -194,4 +194,5 @@ def serving(begin: Begin = Quick, **manner: Any) -> Iterator[Served]:
             yield served
         finally:
             server.shutdown(socket.SHUT_RDWR)
-            thread.join()
+            thread.join(60)
+            assert not thread.is_alive(), "the server hangs"
