@@ -1,4 +1,10 @@
-"""Frames as they arrive: each is reconstructed from itself and its past, with bounded memory and bounded work."""
+"""Frames as they arrive: each is reconstructed from itself and its past, with bounded memory and bounded work.
+
+A new frame is first predicted: from the last one, from the frame most like it a heartbeat ago, and from the last one
+moved on as that one did. Each prediction counts by how well it tells the lines that were measured, which also says how
+far off it is. Then the new frame stands in a window between those before it and those that followed a heartbeat ago,
+which the classical iterations and the network see as a series like any other, each frame at a noise level of its own.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +15,25 @@ import torch
 from torch import Tensor
 
 from medseq.acquisition import average_image, prepared
+from medseq.baselines import composite_descent
 from medseq.clip import KSpace
 from medseq.coils import mixed_coils
 from medseq.errors import UsageError
-from medseq.gathering import SMALLEST_SIGMA, SPREAD_FACTOR, checked_scale
-from medseq.measurement import Measurement
+from medseq.gathering import SPREAD_FACTOR, checked_scale
+from medseq.measurement import Measurement, projection
 from medseq.operators import Coils, Fourier
 from medseq.prior import Prior
+from medseq.remembered import LEAST_LEVEL, LineErrors, Memory
 from medseq.runtime import Engine
 from medseq.warmstart import sense_operator
 
-WINDOW = 8  # frames that the network sees at once
-ITERATIONS = 6  # of conjugate gradients for each frame
-REMEMBERED = 0.9  # of what is known of the prediction's error at each line, from one frame to the next
+# Chosen on animated stills and phantoms (docs/measurements.md), then fixed.
+WINDOW = 8  # frames that the network sees at once: half of them past, the new one, and what followed a beat ago
+REMEMBERED = 64  # frames: two beats of a resting heart at 30 frames a beat
+CLASSICAL = 3  # iterations of the classical method for every frame
+ITERATIONS = 6  # of conjugate gradients
+PREFERENCE = 1.5  # power of a prediction's squared error by which it counts less
+LEARNT = 0.5  # share of the network in what is remembered: of its own results it would make ever sharper ones
 
 
 @dataclass(frozen=True)
@@ -56,11 +68,11 @@ def calibrated(kspace: KSpace) -> Calibrated:
 
 
 class CausalReconstruction:
-    """Reconstructs one frame after the other. The result for a frame depends on it and on those before, never on later
-    ones.
+    """Reconstructs one frame after the other. A result depends on the frames so far, never on later ones.
 
-    prior: a Prior, a name or path, or None for the shipped one. frames: how many the network sees at once, the newest
-    among them. device, precision: as of `reconstruct`. Raises UsageError for impossible options.
+    prior: a Prior, a name or path, or None for the shipped one. frames: how many the network sees at once. device,
+    precision: as of `reconstruct`. From the first frame on all work is of the same shapes, and no value is asked of the
+    device by what stands here. Raises UsageError for impossible options, ResourceError when the device is not there.
     """
 
     def __init__(
@@ -72,8 +84,8 @@ class CausalReconstruction:
         device: str = "auto",
         precision: str = "auto",
     ) -> None:
-        if frames < 2:
-            raise UsageError(f"a frame and its past are at least 2 frames, got {frames}")
+        if not 2 <= frames <= REMEMBERED // 2:
+            raise UsageError(f"the network sees 2 to {REMEMBERED // 2} frames of a stream at once, not {frames}")
         self._engine = engine = Engine(
             prior,
             frames=frames,
@@ -85,69 +97,113 @@ class CausalReconstruction:
             steps=1,
             progress=None,
         )
-        self.calibrated, scale = calibrated, calibrated.scale
-        self.maps = calibrated.maps.to(engine.device)
+        self._past = frames // 2
+        self._ahead = frames - self._past - 1
+        self._calibrated = calibrated
+        self._maps = calibrated.maps.to(engine.device)
         self._mixing = None if calibrated.mixing is None else calibrated.mixing.to(engine.device)
-        self.sigma = max(calibrated.sigma / scale, 1e-6)
-        self._full = Fourier() @ Coils(self.maps)
-        average = (calibrated.average / scale).to(engine.device)
-        self._images = average.repeat(1, 1, frames, 1, 1)
-        self._levels = torch.full((1, 1, frames, 1, 1), 0.1, device=engine.device)
-        # Power of the prediction's error at each line, and how much of it was measured rather than guessed.
-        lines = average.shape[-2]
-        self._power = torch.full((lines,), 0.01, device=engine.device)
-        self._known = torch.full((lines,), 1e-3, device=engine.device)
+        self._sigma = calibrated.sigma / calibrated.scale
+        self._full = Fourier() @ Coils(self._maps)
+        average = (calibrated.average / calibrated.scale).to(engine.device)
+        self._memory = Memory(average, self._maps, REMEMBERED, self._ahead)
+        self._errors = LineErrors(average.shape[-2], self._sigma, engine.device)
+        # What was measured in the frames of the past that the window holds; of those that follow nothing is known.
+        shape = (1, self._maps.shape[1], frames, *average.shape[-2:])
+        self._y = torch.zeros(shape, dtype=average.dtype, device=engine.device)
+        self._keep = torch.zeros(1, 1, frames, average.shape[-2], 1, dtype=torch.bool, device=engine.device)
+        self._shares = torch.full((3,), 1 / 3, device=engine.device)
 
     def frame(self, y: Tensor, keep: Tensor) -> Tensor:
         """The image (1, 1, 1, Y, X) of a new frame, complex, on the CPU, in the units of the k-space.
 
-        y: (1, C, 1, Y, X) k-space, keep: bool (1, 1, 1, Y, 1), which of its lines are measured.
+        y: (1, C, 1, Y, X) k-space, keep: bool (1, 1, 1, Y, 1), which of its lines are measured. Raises UsageError for
+        other shapes.
         """
+        self._check(y, keep)
+        device = self._engine.device
         with torch.no_grad():
-            image = self._step(*self._taken(y, keep))
-        return image.cpu() * self.calibrated.scale / self.calibrated.gain
+            image = self._step(y.to(device), keep.to(device))
+        return image.cpu() * self._calibrated.scale / self._calibrated.gain
 
     def missed(self, count: int = 1) -> None:
-        """`count` frames never came: what was known is less sure now."""
-        self._levels[:, :, -1:] *= (1 + count) ** 0.5
+        """`count` frames never came: what the last beat predicts stands in for them, and time goes on."""
+        with torch.no_grad():
+            for _ in range(min(count, REMEMBERED)):
+                self._stand_in()
 
-    def _taken(self, y: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-        y, keep = y.to(self._engine.device), keep.to(self._engine.device)
-        if self._mixing is not None:
-            y = mixed_coils(self._mixing, y)
-        return torch.where(keep, y, 0) / self.calibrated.scale, keep
+    def _check(self, y: Tensor, keep: Tensor) -> None:
+        coils = self._maps.shape[1] if self._mixing is None else self._mixing.shape[1]
+        height, width = self._maps.shape[-2:]
+        if y.shape != (1, coils, 1, height, width) or keep.shape != (1, 1, 1, height, 1) or keep.dtype != torch.bool:
+            raise UsageError(
+                f"a frame of k-space has the shape {(1, coils, 1, height, width)} and a bool mask of its {height} "
+                f"lines, got {tuple(y.shape)} and {tuple(keep.shape)}"
+            )
 
     def _step(self, y: Tensor, keep: Tensor) -> Tensor:
-        predicted = self._images[:, :, -1:]
-        level = self._innovation(predicted, y, keep)
-        measurement = Measurement(y, sense_operator(keep, self.maps), self.sigma, iterations=ITERATIONS)
-        first = measurement.solve(predicted, level)
-        left = self._left(keep)
-        images = torch.cat([self._images[:, :, 1:], first], 2)
-        levels = torch.cat([self._levels[:, :, 1:], left], 2)
-        clean = self._engine.prior(images, levels)[:, :, -1:]
-        solved = measurement.solve(clean, SPREAD_FACTOR * self._spread(left))
-        # What the network made of a frame is no start for the next: it would be sharpened again and again.
-        self._images, self._levels = images, levels
-        return solved
+        y = torch.where(keep, y if self._mixing is None else mixed_coils(self._mixing, y), 0) / self._calibrated.scale
+        found, found_levels = self._memory.match(y, keep)
+        predictions = self._predictions(found)
+        missed = self._errors.missed(self._full(predictions), y, keep)
+        self._shares.copy_(_shares(missed.sum(1) / keep.sum().clamp(min=1)))
+        predicted = _mixed(self._shares, predictions)
+        wrong = self._errors.missed(self._full(predicted), y, keep)
+        self._errors.learn(wrong[0], keep)
+        self._measured(y, keep)
+        # Of what followed a beat ago nobody knows more than how far the frame most like this one is from it.
+        unlike = self._errors.level().square() * missed[1].sum() / wrong.sum().clamp(min=torch.finfo(wrong.dtype).tiny)
+        levels = torch.cat(
+            [
+                self._memory.levels[:, :, -self._past :],
+                self._errors.level(keep),
+                (found_levels[:, :, 2:].square() + unlike).sqrt(),
+            ],
+            2,
+        )
+        start = self._solved(slice(self._past, self._past + 1), predicted, self._errors.level())
+        window = torch.cat([self._memory.images[:, :, -self._past :], start, found[:, :, 2:]], 2)
+        return self._restored(window, levels)
 
-    def _innovation(self, predicted: Tensor, y: Tensor, keep: Tensor) -> Tensor:
-        """The RMSE of the prediction (1, 1, 1, 1, 1), from what it gets wrong of the lines that were measured."""
-        miss = torch.where(keep, self._full(predicted) - y, 0)
-        power = torch.view_as_real(miss).square().mean((2, 4, 5)).sum((0, 1)) - y.shape[1] * self.sigma**2
-        keep = keep.flatten()
-        fresh = REMEMBERED * self._known
-        total = fresh + keep
-        self._power = torch.where(keep, (fresh * self._power + power.clamp(min=0)) / total, self._power)
-        self._known = total
-        return self._power.mean().sqrt().clamp(min=SMALLEST_SIGMA).reshape(1, 1, 1, 1, 1)
+    def _predictions(self, found: Tensor) -> Tensor:
+        """As the last frame, as a beat ago, and as the last frame moved on: (1, 1, 3, Y, X)."""
+        last, before, then = self._memory.images[:, :, -1:], found[:, :, :1], found[:, :, 1:2]
+        return torch.cat([last, then, last + then - before], 2)
 
-    def _left(self, keep: Tensor) -> Tensor:
-        """The RMSE once the measured lines have come in."""
-        power = torch.where(keep.flatten(), self.sigma**2, self._power)
-        return power.mean().sqrt().clamp(min=SMALLEST_SIGMA).reshape(1, 1, 1, 1, 1)
+    def _restored(self, window: Tensor, levels: Tensor) -> Tensor:
+        """The newest frame of a window (1, 1, W, Y, X), which with those before it goes into the memory."""
+        known = slice(0, self._past + 1)
+        A = sense_operator(self._keep, self._maps)
+        window = composite_descent(projection(self._y, A), A)(window, CLASSICAL)
+        clean = self._engine.prior(window, levels)
+        spread = SPREAD_FACTOR * self._engine.spread.of_levels(levels)
+        solved = self._solved(known, clean[:, :, known], spread[:, :, known])
+        kept = LEARNT * solved + (1 - LEARNT) * window[:, :, known]
+        self._memory.add(kept, spread[:, :, known].clamp(min=LEAST_LEVEL))
+        return solved[:, :, -1:]
 
-    def _spread(self, level: Tensor) -> Tensor:
-        table = self._engine.spread
-        values = [table(s) for s in level.flatten().tolist()]
-        return torch.tensor(values, device=level.device).reshape(level.shape)
+    def _solved(self, frames: slice, clean: Tensor, spread: Tensor) -> Tensor:
+        A = sense_operator(self._keep[:, :, frames], self._maps)
+        return Measurement(self._y[:, :, frames], A, self._sigma, iterations=ITERATIONS).solve(clean, spread)
+
+    def _measured(self, y: Tensor, keep: Tensor) -> None:
+        """Move the measurements of the window on by one frame."""
+        kept, beyond = slice(1, self._past + 1), slice(self._past + 1, None)
+        self._y.copy_(torch.cat([self._y[:, :, kept], y, self._y[:, :, beyond]], 2))
+        self._keep.copy_(torch.cat([self._keep[:, :, kept], keep, self._keep[:, :, beyond]], 2))
+
+    def _stand_in(self) -> None:
+        y, keep = torch.zeros_like(self._y[:, :, :1]), torch.zeros_like(self._keep[:, :, :1])
+        found, _ = self._memory.match(y, keep)
+        self._measured(y, keep)
+        self._memory.add(_mixed(self._shares, self._predictions(found)), self._errors.level())
+
+
+def _shares(power: Tensor) -> Tensor:
+    """How much predictions count, by their squared errors (N,)."""
+    weight = (power + LEAST_LEVEL**2).pow(-PREFERENCE)
+    return weight / weight.sum()
+
+
+def _mixed(shares: Tensor, images: Tensor) -> Tensor:
+    """(N,) times the frames of (1, 1, N, Y, X): (1, 1, 1, Y, X)."""
+    return (shares[:, None, None] * images).sum(2, keepdim=True)

@@ -40,6 +40,15 @@ class SpreadTable:
             return self.rmse[0] * sigma / self.sigma[0]
         return float(np.exp(np.interp(np.log(sigma), np.log(self.sigma), np.log(self.rmse))))
 
+    def of_levels(self, sigma: Tensor) -> Tensor:
+        """The same for positive levels on any device, without asking it for their values."""
+        at, told = (torch.tensor(values, device=sigma.device).log() for values in (self.sigma, self.rmse))
+        wanted = sigma.clamp(min=torch.finfo(sigma.dtype).tiny).log()
+        after = torch.bucketize(wanted, at).clamp(1, len(self.sigma) - 1)
+        share = ((wanted - at[after - 1]) / (at[after] - at[after - 1])).clamp(0, 1)
+        inside = told[after - 1] + share * (told[after] - told[after - 1])
+        return torch.where(wanted < at[0], told[0] + wanted - at[0], inside).exp()
+
 
 @dataclass(frozen=True)
 class Trust:

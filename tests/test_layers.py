@@ -58,6 +58,7 @@ LEVELS = (
         "mismatch",
         "posterior",
         "prior",
+        "remembered",
         "support",
         "tiling",
         "timegrid",
