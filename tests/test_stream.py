@@ -156,10 +156,19 @@ def test_noise_scans_and_calibration_scans_reach_the_reconstruction():
     scan = b"".join(acquisition(5 * SAMPLES[y], y, 0, flags=CALIBRATION) for y in range(8, 16))
     with serving(begin, first=2, patient=True) as served:
         answer = served.ask(
-            CONFIG + text(3, xml.toXML()) + acquisition(noise, 0, 0, flags=NOISE) + scan + frame(0) + frame(1) + CLOSE
+            CONFIG
+            + text(3, xml.toXML())
+            + acquisition(noise, 0, 0, flags=NOISE)
+            + scan
+            + frame(0)
+            + frame(1)
+            + frame(2, [0])
+            + acquisition(noise, 0, 2, flags=NOISE)
+            + frame(2, range(1, 24))
+            + CLOSE
         )
         fault, tally = served.outcome(0)
-    assert fault is None and len(answer.images) == 2 and tally.frames == 2
+    assert fault is None and len(answer.images) == 3 and (tally.frames, tally.skipped) == (3, 1)
     covariance = made[0].kspace.noise
     np.testing.assert_allclose(covariance.numpy(), mixing @ mixing.T, atol=0.15)
     assert made[0].kspace.calibration is not None

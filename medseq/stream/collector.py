@@ -66,8 +66,7 @@ class Collector:
             raise InputError(f"{NAME}: some samples are not finite; measure again")
         apart = self._apart and readout.is_flag_set(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)
         if apart or readout.is_flag_set(ismrmrd.ACQ_IS_NOISE_MEASUREMENT):
-            self._hold(readout)
-            self._before.append(readout)
+            self._keep(readout)
             return
         place = self._slice(readout)
         ahead = self._steps_ahead(place, readout)
@@ -90,6 +89,14 @@ class Collector:
             yield from self._close(place)
             if place.grid is None and place.first:
                 yield self._calibrate(number, place)
+
+    def _keep(self, readout: ismrmrd.Acquisition) -> None:
+        """A readout of the noise or of a calibration scan; once a slice is calibrated there is no use for more."""
+        if any(place.grid is not None for place in self._slices.values()):
+            self._tally.skipped += 1
+            return
+        self._hold(readout)
+        self._before.append(readout)
 
     def _slice(self, readout: ismrmrd.Acquisition) -> _Slice:
         number = readout.idx.slice

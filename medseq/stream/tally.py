@@ -40,8 +40,8 @@ class Tally:
 
     frames: that came, whole or not. images: that were sent. dropped: frames that had waited too long behind others.
     missed: frames that never came. late: lines of a frame that was closed already. short: frames with fewer lines than
-    any of the first ones. skipped: readouts that are of no image. latency: from the last line of a frame to its image
-    sent, of frames that came once those held back for calibration were done. start: the same of all before.
+    any of the first ones. skipped: readouts that nothing is made of. latency: from the last line of a frame to its
+    image sent, of frames that came once those held back for calibration were done. start: the same of all before.
     """
 
     frames: int = 0
