@@ -266,6 +266,8 @@ def test_what_cannot_be_played_or_served_is_refused(here, capsys):
     fails(capsys, "stream --replay raw.h5 -o x.nii.gz --log y", 2, "--log")
     fails(capsys, "stream --replay raw.h5 -o x.nii.gz --wait --speed 2", 2, "--wait")
     fails(capsys, "stream --replay raw.h5 -o raw.h5", 2, ".nii")
+    for impossible in ("--timeout 0", "--timeout nan", "--timeout 1e30", "--queue 0", "--calibrate 0", "--speed 0"):
+        fails(capsys, f"stream --listen nowhere {impossible}", 2, *impossible.split()[:1])
     fails(capsys, "stream --replay no.h5 -o x.nii.gz", 4, "no.h5")
     fails(capsys, "stream --listen nowhere" + tiny, 2, "nowhere", "HOST:PORT")
     fails(capsys, "stream --listen 127.0.0.1:0 --log ." + tiny, 2, "folder")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from medseq.commands.options import Count, Device, Positive, app, examples
+from medseq.commands.options import Count, Device, Positive, UpToADay, app, examples
 from medseq.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def stream(
     ] = False,
     calibrate: Annotated[Count, Parameter(help="Frames held back first, of which maps and scale are taken.")] = 12,
     queue: Annotated[Count, Parameter(help="Frames that may wait; with one more the oldest is dropped.")] = 2,
-    timeout: Annotated[Positive, Parameter(help="Seconds of silence after which a client has stalled.")] = 30.0,
+    timeout: Annotated[UpToADay, Parameter(help="Seconds of silence after which a client has stalled.")] = 30.0,
     log: Annotated[Path | None, Parameter(help="Append a line of JSON about each client to this file.")] = None,
     device: Device = "auto",
     precision: Annotated[Literal["auto", "float32", "bfloat16"], Parameter(help="What the network computes in.")] = (

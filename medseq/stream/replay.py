@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from threading import Event, Thread
+from threading import TIMEOUT_MAX, Event, Thread
 
 import torch
 from torch import Tensor
@@ -67,7 +67,8 @@ def _playing(kspace: KSpace, first: int, speed: float | None, waiting: Waiting, 
             held: list[list[Frame]] = [[] for _ in kspace.data]
             for t in range(kspace.frames):
                 if speed is not None:
-                    halt.wait(max(0.0, begun + late[t] / speed - time.monotonic()))
+                    left = begun + float(late[t]) / speed - time.monotonic()
+                    halt.wait(min(max(left, 0.0), TIMEOUT_MAX))
                 for b in range(len(held)):
                     tally.frames += 1
                     frame = _frame(kspace, b, t)
