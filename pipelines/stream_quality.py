@@ -151,15 +151,15 @@ def main() -> None:
     images, seconds = streamed(kspace, known, options)
     told("as they arrive", images)
     told("last frame held", torch.cat([images[:, :, :1], images[:, :, :-1]], 2))
-    told("view sharing", view_shared(kspace, known))
-    some = list(range(EVERY - 1, kspace.frames, EVERY))
-    told(f"k-t sparse of the last {SLIDING}", sliding(kspace, known, some), truth[:, :, some], frames // EVERY)
-    told("zero-filled", known.maps.conj().mul(Fourier().adjoint(kspace.data)).sum(1, keepdim=True))
     first = part(kspace, slice(0, frames), None if options.irregular else one.period)
     offline = medseq.reconstruct(first, prior=options.prior, device=options.device).clip.data
     told("offline, first beat alone", offline)
     whole = medseq.reconstruct(kspace, prior=options.prior, device=options.device).clip.data
     told("offline, all frames", whole)
+    told("view sharing", view_shared(kspace, known))
+    some = list(range(EVERY - 1, kspace.frames, EVERY))
+    told(f"k-t sparse of the last {SLIDING}", sliding(kspace, known, some), truth[:, :, some], frames // EVERY)
+    told("zero-filled", known.maps.conj().mul(Fourier().adjoint(kspace.data)).sum(1, keepdim=True))
     gap = rows["offline, all frames"][-1] - rows["as they arrive"][-1]
     print(f"{seconds:.2f} CPU s a frame; in the last beat {gap:.2f} dB behind offline on all frames")
     name = f"{'irregular' if options.irregular else 'regular'}-{options.acceleration:g}-{options.seed}"
