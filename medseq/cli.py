@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from medseq.command_line import run_app
-from medseq.commands import archives, evaluating, files, making, restoring, studies  # noqa: F401 (add commands)
+from medseq.commands import (  # noqa: F401 (add commands)
+    archives,
+    evaluating,
+    files,
+    making,
+    restoring,
+    streaming,
+    studies,
+)
 from medseq.commands.options import app
 
 

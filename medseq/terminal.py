@@ -124,6 +124,21 @@ def progress(title: str) -> Iterator[Progress]:
         yield advance
 
 
+@contextmanager
+def live() -> Iterator[Callable[[str], None]]:
+    """A line on stderr that is always the newest text this yields with was called with; nothing off a terminal."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    console = Console(stderr=True)
+    if not sys.stderr.isatty():
+        yield lambda text: None
+        return
+    with Live(console=console, refresh_per_second=4, transient=True) as shown:
+        yield lambda text: shown.update(Text(printable(text), no_wrap=True, overflow="ellipsis"))
+
+
 _COLUMNS = (
     "number",
     "kind",

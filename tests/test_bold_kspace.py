@@ -11,7 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from medseq import Clip, InputError, KSpace, MedseqWarning, UsageError, load_clip, load_kspace, restore, save_kspace
+from medseq import (
+    Clip,
+    InputError,
+    KSpace,
+    MedseqWarning,
+    UsageError,
+    load_clip,
+    load_kspace,
+    reconstruction,
+    save_kspace,
+)
 from medseq.activation import design_matrix, glm
 from medseq.bold import denoise_bold, tissue_mask
 from medseq.bold_kspace import reconstruct_bold
@@ -216,7 +226,7 @@ def test_the_kind_can_be_said(
     def prior_asked(*_: object, **__: object) -> None:
         raise InputError("the prior of hearts is asked")
 
-    monkeypatch.setattr(restore, "reconstruct", prior_asked)
+    monkeypatch.setattr(reconstruction, "reconstruct", prior_asked)
     assert run("reconstruct epi.h5 -o hearts.nii.gz --kind cine", simulated) == 4
     assert "the prior of hearts is asked" in capsys.readouterr().err
 

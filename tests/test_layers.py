@@ -106,6 +106,7 @@ LEVELS = (
         "report",
         "series_jobs",
         "series_options",
+        "stream",
         "study",
         "terminal",
     },

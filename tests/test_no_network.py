@@ -42,6 +42,7 @@ denoise study -o clean --prior tiny.safetensors
 denoise cine.nii.gz -o clean.nii.gz --prior tiny.safetensors
 interpolate cine.nii.gz -o smooth.nii.gz --prior tiny.safetensors
 reconstruct raw.h5 -o image.nii.gz --prior tiny.safetensors --report
+stream --replay raw.h5 -o played.nii.gz --prior tiny.safetensors
 convert raw.h5 -o raw.cfl
 generate -o made.nii.gz --prior tiny.safetensors --frames 2 --size 16 16 --steps 2
 simulate cine -o made.h5 --frames 2 --size 64 64 --acceleration 2

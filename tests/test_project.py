@@ -23,7 +23,7 @@ ROOT = Path(medseq.__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "sample_data" / "README.md"]
 # Tests may ask them for a second opinion; the package may not lean on them.
-ORACLES = {"SimpleITK", "dicomweb_client", "hypothesis", "nilearn", "numba", "pytest", "sigpy"}
+ORACLES = {"SimpleITK", "dicomweb_client", "gadgetron", "hypothesis", "nilearn", "numba", "pytest", "sigpy"}
 # What users may leave out, and the modules that are loaded only when it is used.
 EXTRAS = ("archive", "nonuniform", "slurm", "twix")
 FOR_GPUS = ("nonuniform-cuda",)  # not locked, as it does not install everywhere

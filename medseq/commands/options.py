@@ -43,6 +43,7 @@ Support = Annotated[
     bool, Parameter(help="Also map how much of each voxel came from the data: OUT_support. Doubles the time.")
 ]
 Positive = Annotated[float, Parameter(validator=_check_finite_positive)]
+UpToADay = Annotated[float, Parameter(validator=(_check_finite_positive, Number(lte=86_400)))]  # seconds
 
 
 @Parameter(name="*")

@@ -112,6 +112,20 @@ def calibration_plan(scan: Scan, calibrating: Scan, plan: Plan) -> Plan | None:
     )
 
 
+def frame_plan(scan: Scan, plan: Plan) -> Plan:
+    """Plan where the readouts of one more frame of one slice go: on the grid of the frames that were planned before.
+
+    plan: theirs. Frames with few lines are no fault here. Raises InputError when coils or encoding are others.
+    """
+    rows, height, _ = _rows(scan)
+    axis, _ = _readout_axis(scan)
+    if (scan.coils(), height, axis) != (plan.shape[1], plan.shape[3], plan.axis):
+        raise scan.refusal("a frame with other coils or another encoding than those before; start another measurement")
+    first = np.zeros(len(rows), np.int64)
+    shape = (1, plan.shape[1], 1, *plan.shape[3:])
+    return replace(plan, shape=shape, window=_window(scan, axis.encoded), slices=first, frames=first, rows=rows)
+
+
 def _readout_axis(scan: Scan) -> tuple[ReadoutAxis, float]:
     """The readout axis and its final voxel size in mm.
 

@@ -6,6 +6,7 @@ Source: the MRD documentation, https://ismrmrd.readthedocs.io (raw acquisition d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from medseq.io.ismrmrd_library import ismrmrd, xsd
 # The names of medseq's own parameters in a header start with this: `noise_std` (data units), `period` and
 # `readout_interval` (seconds).
 PREFIX = "medseq_"
-_NO_IMAGE = {
+NO_IMAGE = {
     ismrmrd.ACQ_IS_NAVIGATION_DATA: "navigator",
     ismrmrd.ACQ_IS_PHASECORR_DATA: "phase-correction",
     ismrmrd.ACQ_IS_HPFEEDBACK_DATA: "HP-feedback",
@@ -84,13 +85,9 @@ class Scan:
         """Indices of the image readouts, the noise scans and the calibration scan; the rest is skipped by name."""
         noise = has(self.heads, ismrmrd.ACQ_IS_NOISE_MEASUREMENT)
         image = ~noise
-        for flag, name in _NO_IMAGE.items():
+        for flag, name in NO_IMAGE.items():
             image = self._without(image, image & has(self.heads, flag), f"{name} readouts")
-        parallel = self.header.encoding[0].parallelImaging if self.header.encoding else None
-        mode = parallel.calibrationMode if parallel else None
-        # Calibration lines of the image itself are as good as any other; a scan of its own has another contrast.
-        apart = mode in (xsd.calibrationModeType.SEPARATE, xsd.calibrationModeType.EXTERNAL)
-        calibration = image & has(self.heads, ismrmrd.ACQ_IS_PARALLEL_CALIBRATION) & apart
+        calibration = image & has(self.heads, ismrmrd.ACQ_IS_PARALLEL_CALIBRATION) & calibrated_apart(self.header)
         image &= ~calibration
         if not image.any():
             raise self.refusal(f"no image readouts among {len(self.heads)}; give a file with raw image data")
@@ -158,6 +155,20 @@ class Scan:
         """What medseq itself wrote into the header: see `PREFIX`."""
         stored = self.header.userParameters.userParameterDouble if self.header.userParameters else []
         return {each.name.removeprefix(PREFIX): each.value for each in stored if each.name.startswith(PREFIX)}
+
+
+def calibrated_apart(header: xsd.ismrmrdHeader) -> bool:
+    """Whether calibration lines are a scan of their own, which has another contrast; else they are of the image, and as
+    good as any other."""
+    parallel = header.encoding[0].parallelImaging if header.encoding else None
+    mode = parallel.calibrationMode if parallel else None
+    return mode in (xsd.calibrationModeType.SEPARATE, xsd.calibrationModeType.EXTERNAL)
+
+
+def heads_of(readouts: Sequence[ismrmrd.Acquisition]) -> np.ndarray:
+    """The headers of readouts that are not in a file, as `Scan` takes them."""
+    heads = b"".join(bytes(readout.getHead()) for readout in readouts)
+    return np.frombuffer(heads, ismrmrd.hdf5.acquisition_header_dtype).copy()
 
 
 def has(heads: np.ndarray, flag: int) -> np.ndarray:
