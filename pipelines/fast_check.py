@@ -1,4 +1,4 @@
-"""The few evaluations of `reconstruct --fast` beside many, the start alone, and tuned L+S: error and time.
+"""Few evaluations (`medseq.few_steps`) beside many, the start alone, and tuned L+S: error and time.
 
     MEDSEQ_DATA=... python pipelines/fast_check.py -o runs/fast [--prior NAME] [--stills FOLDER]
 
@@ -25,7 +25,6 @@ from calibration_cases import acquisition, held_out, scenario
 import medseq
 from medseq.acquisition import prepared
 from medseq.baselines import kt_continuation, low_rank_sparse, time_average
-from medseq.io.weights import FAST
 from medseq.metrics import dynamic_region
 from medseq.warmstart import classical_problem
 
@@ -115,7 +114,7 @@ def timed(data: Path, prior: str) -> list[dict[str, float | str | list[float]]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--prior", default=FAST)
+    parser.add_argument("--prior", default="heart-fast-1")
     parser.add_argument("--stills", type=Path, help="folder of still frames, of which the held-out ones are animated")
     parser.add_argument("--only", choices=("time", "error"), help="leave the other out")
     chosen = parser.parse_args()

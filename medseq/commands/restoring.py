@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     help_epilogue=examples(
         "reconstruct raw.h5 -o image.nii.gz",
         "reconstruct raw.h5 -o image.nii.gz --samples 8 --report",
-        "reconstruct raw.h5 -o image.nii.gz --fast",
         "reconstruct epi.h5 -o bold.nii.gz --denoise",
         "reconstruct radial.h5 -o image.nii.gz --spokes 16",
     )
@@ -58,23 +57,14 @@ def reconstruct(
         Count | None, Parameter(help="Cut a stream of radial or spiral readouts into frames of so many.")
     ] = None,
     steps: Annotated[Count | None, Parameter(help="Noise levels [default: 4, or 12 with several samples].")] = None,
-    fast: Annotated[
-        bool, Parameter(negative=(), help="One image of 8 frames or more by two evaluations of a prior made for them.")
-    ] = False,
     report: Report = False,
     support: Support = False,
     options: Options = Options(),  # noqa: B008 (frozen)
 ) -> None:
     """Reconstruct an image series from undersampled k-space."""
-    if fast and options.prior is not None:
-        raise UsageError("--fast and --prior exclude each other; give one")
     from medseq import reconstruction
     from medseq.bold_kspace import reconstruct_bold
-    from medseq.io.weights import FAST
     from medseq.jobs import reconstruct_file
-
-    if fast:
-        options = replace(options, prior=FAST)
 
     def work(kspace: KSpace, progress: Progress) -> Restored:
         common = {"support": support, "progress": progress, **asdict(options)}

@@ -32,7 +32,6 @@ from medseq.tiling import out_of_memory
 
 SHIPPED = Path(__file__).parent.parent / "weights"
 DEFAULT = "heart-3"
-FAST = "heart-fast-1"
 BOLD = "bold-1"
 _WIDEST = 1024  # channels, or blocks; what is larger is damage, and would take all memory before the weights are read
 
