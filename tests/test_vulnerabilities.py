@@ -100,5 +100,5 @@ def test_a_png_is_nothing_else(tmp_path: Path, kind: str) -> None:
     Image.new("L", (8, 8)).save(tmp_path / "still.png", kind)
     with pytest.raises(InputError, match=r"still\.png: no PNG"):
         load_stills(tmp_path)
-    Image.new("L", (8, 8)).save(tmp_path / "still.png", "PNG")
+    Image.linear_gradient("L").resize((8, 8)).save(tmp_path / "still.png", "PNG")
     assert load_stills(tmp_path).images.shape == (1, 8, 8)
