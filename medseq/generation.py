@@ -69,8 +69,6 @@ def generate(
         steps=steps,
         progress=progress,
     )
-    if engine.few:
-        raise UsageError("a prior of few evaluations does not generate; take one of many levels, as heart-3")
     engine.expect(count * steps)
     like = torch.zeros(1, 1, frames, *size, dtype=torch.complex64, device=engine.device)
     clips = []

@@ -91,6 +91,7 @@ def reconstruct(
         steps=steps,
         progress=progress,
         compile=compile,
+        few_steps=True,
     )
     engine.expect(kspace.data.shape[0] * samples * steps)
     engine.fit("reconstruct", (*kspace.data.shape[:3], *kspace.size))

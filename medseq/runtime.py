@@ -83,7 +83,8 @@ class Engine:
 
     prior: a Prior, a name or path for `load_prior`, or None for the shipped one. Its attribute `prior` is that on the
     device, in the chosen precision, periodic or not, in tiles where memory is short; `denoiser` is what the sampler
-    calls: the same, in windows when the series is long. compile: its network by `Compiled`.
+    calls: the same, in windows when the series is long. compile: its network by `Compiled`. few_steps: whether this is
+    what a prior of few evaluations is made for; it is refused (UsageError) for anything else.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Engine:
         steps: int,
         progress: Progress | None,
         compile: bool = False,
+        few_steps: bool = False,
     ) -> None:
         if samples < 1 or steps < 1:
             raise UsageError(f"steps and samples must be at least 1, got {steps} and {samples}")
@@ -108,6 +110,8 @@ class Engine:
         loaded = prior if isinstance(prior, Prior) else load_prior(prior)
         if loaded.spread is None:
             raise UsageError("this prior has no spread table: measure it with medseq.recipe.measure_spread")
+        if loaded.few and not few_steps:
+            raise UsageError("a prior of few evaluations only reconstructs whole series; take one of many, as heart-3")
         net = loaded.net.to(self.device)
         ready = Prior(
             Compiled(net, self.device) if compile else net,
@@ -121,18 +125,15 @@ class Engine:
         self._window, self._precision = (frames if frames <= WHOLE else WINDOW), ready.autocast
         self.denoiser = in_windows(self.prior)
         self.spread: SpreadTable = loaded.spread
-        self.trust, self.periodic, self.few = loaded.trust, periodic, loaded.few
+        self.trust, self.periodic = loaded.trust, periodic
         self.seed, self.samples, self.steps = seed, samples, steps
         self._progress, self._done, self._total = progress, 0, 0
 
     def fit(self, task: Task, shape: tuple[int, ...]) -> None:
         """Have the prior see tiles where memory is too short for whole images; shape: (B, C, T, Y, X) of the result.
 
-        Raises ResourceError, before anything is done, when that is not enough, and UsageError for a task that the prior
-        was not made for.
+        Raises ResourceError, before anything is done, when that is not enough.
         """
-        if self.few and task != "reconstruct":
-            raise UsageError(f"a prior of few evaluations does not {task}; take one of many levels, as heart-3")
         self.prior.side = fitting_side(
             task, shape, self.device, window=self._window, samples=self.samples, precision=self._precision
         )

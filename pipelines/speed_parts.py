@@ -14,12 +14,12 @@ from torch import Tensor
 from medseq import KSpace
 from medseq.acquisition import average_image, prepared
 from medseq.coils import estimate_maps
-from medseq.gathering import checked_scale
+from medseq.gathering import checked_scale, spread_of
 from medseq.guides import guides
 from medseq.measurement import Measurement
 from medseq.operators import LinearOp
 from medseq.prior import Prior
-from medseq.reconstruction import BEST_STEPS, BETWEEN_LEVELS, SOLVE_ITERATIONS
+from medseq.reconstruction import BEST_STEPS, BETWEEN_LEVELS, SOLVE_ITERATIONS, SOLVE_TOLERANCE
 from medseq.runtime import Engine
 from medseq.warmstart import Start, sense_operator, warm_start
 
@@ -41,7 +41,7 @@ class Stage:
 
     @property
     def measurement(self) -> Measurement:
-        return Measurement(self.y, self.A, self.sigma, iterations=SOLVE_ITERATIONS)
+        return Measurement(self.y, self.A, self.sigma, iterations=SOLVE_ITERATIONS, tolerance=SOLVE_TOLERANCE)
 
 
 def stage_of(setting: Setting, prior: Prior) -> Stage:
@@ -88,18 +88,16 @@ def profile(setting: Setting, prior: Prior, repeats: int) -> list[dict[str, floa
                 "classical iterations between": partial(go_on, image, BETWEEN_LEVELS),
                 "evaluation": partial(engine.denoiser, image, error),
                 "guides": partial(guides, image, level, engine.periodic),
-                "solve": partial(solver.solve, image, error),
+                "solve": partial(solver.solve, image, spread_of(engine)(error)),
                 "normal operator": partial(stage.A.normal, image),
                 "coil maps": partial(estimate_maps, replace(prepared(stage.kspace).average, maps=None)),
                 "to the device and back": lambda: stage.kspace.data.to(engine.device).cpu(),
             }
         )
-    normals = SOLVE_ITERATIONS + 1
     parts = [
         ("network", least["evaluation"] - least["guides"], evaluations),
         ("guides of the network", least["guides"], evaluations),
-        ("conjugate gradients: normal operator (DFT, coils)", normals * least["normal operator"], steps),
-        ("conjugate gradients: the rest", least["solve"] - normals * least["normal operator"], steps),
+        ("conjugate gradients, stopped by themselves", least["solve"], steps),
         ("warm start", least["warm start"], 1),
         ("classical iterations between levels", least["classical iterations between"], steps - 1),
         ("whitening and average", least["whitening"], 1),
@@ -110,7 +108,8 @@ def profile(setting: Setting, prior: Prior, repeats: int) -> list[dict[str, floa
     ]
     rows.append({"part": "left over", "ms a call": 0.0, "calls": 1, "share": 1 - sum(float(r["share"]) for r in rows)})
     rows.append({"part": "whole", "ms a call": 1e3 * least["whole"], "calls": 1, "share": 1.0})
-    for name in ("coil maps", "to the device and back"):  # only where they are not given, or only of a GPU
+    # One of the solver's or of the iterations' many; only where maps are not given; only of a GPU.
+    for name in ("normal operator", "coil maps", "to the device and back"):
         rows.append({"part": f"besides: {name}", "ms a call": 1e3 * least[name], "calls": 1, "share": 0.0})
     return rows
 
@@ -155,7 +154,7 @@ def _of_growth(setting: Setting, prior: Prior) -> dict[str, Callable[[], object]
     solver = stage.measurement
     return {
         f"L+S, a tenth of {LS_ITERATIONS} iterations": partial(theirs, y, A, LS_ITERATIONS // 10),
-        "solver": partial(solver.solve, stage.start.image, stage.start.error),
+        "solver": partial(solver.solve, stage.start.image, spread_of(stage.engine)(stage.start.error)),
         "reconstruction": partial(ours, stage.kspace, setting, prior),
     }
 

@@ -125,11 +125,13 @@ def test_chunks_of_frames(name: str) -> None:
         torch.testing.assert_close(torch.cat(parts, 2), whole)
 
 
-@pytest.mark.parametrize("lines", [3, 11, 70])
+@pytest.mark.parametrize("lines", [0, 3, 11, 70])
 def test_few_lines_and_many_are_the_same_operator(lines: int) -> None:
-    """Rows of the DFT matrix for few lines, transforms for many: both against the factors taken apart."""
+    """Rows of the DFT matrix for few lines, transforms for many: both against the factors taken apart. The last frame
+    has none at all, as one that never came."""
     t, y, x = 3, 74, 112
     keep = some_lines(t, y, lines)
+    keep[:, :, -1] = False
     mask, fourier, coils = Mask(keep), Fourier(), Coils(maps_of(3, y, x))
     image, data = complex_randn(2, 1, t, y, x), complex_randn(2, 3, t, y, x, seed=1)
     A = mask @ fourier @ coils

@@ -53,9 +53,8 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
     try:
         server = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
-        raise ResourceError(
-            f"{host}:{port}: cannot be listened on ({error.strerror}); choose another with --listen"
-        ) from error
+        why = str(error.strerror).partition(" (while")[0]  # Python names the address once more
+        raise ResourceError(f"{host}:{port}: cannot be listened on ({why}); choose another with --listen") from error
     with server:
         yield server
 
