@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,14 @@ import speed_roofline
 from speed_cases import Setting, in_turns, peak_memory
 
 SMALL = ["--sizes", "32x32", "--frames", "4", "--coils", "2", "--acceleration", "2", "--steps", "1", "--repeats", "1"]
+
+
+@pytest.fixture(autouse=True)
+def as_many_threads_afterwards() -> Iterator[None]:
+    """Other tests in this process ask for equal bits, which depend on the number of threads."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 def test_the_combinations_are_timed_beside_l_plus_s(tmp_path, monkeypatch, capsys):
