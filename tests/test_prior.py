@@ -11,7 +11,7 @@ import torch
 from medseq.errors import InputError
 from medseq.guides import GUIDES
 from medseq.io.weights import load_prior, save_prior
-from medseq.network import VideoUNet, shifted
+from medseq.network import TimeMix, VideoUNet, shifted
 from medseq.noise import unit_noise
 from medseq.prior import Prior, SpreadTable, Windowed
 
@@ -77,6 +77,25 @@ def test_shift_reflects_or_wraps_and_undoes_itself() -> None:
     x = torch.arange(4.0)[None]
     assert shifted(x, 1, True).tolist() == [[1, 2, 3, 0]] and shifted(x, -1, True).tolist() == [[3, 0, 1, 2]]
     assert shifted(x, 1, False).tolist() == [[1, 2, 3, 2]] and shifted(x, -1, False).tolist() == [[1, 0, 1, 2]]
+
+
+@pytest.mark.parametrize("periodic", [True, False])
+def test_time_is_mixed_as_defined(periodic: bool) -> None:
+    """A convolution of the activated frames before, at and after, and of the activated mean over the clip."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        mix = TimeMix(8)
+        torch.nn.init.normal_(mix.mix.weight)
+    frames, x = 5, torch.randn(10, 8, 6, 4, generator=torch.Generator().manual_seed(4))
+    clip = mix.shrink(x).view(2, frames, 2, 6, 4)
+    expected = []
+    for each in clip:
+        for t in range(frames):
+            before = each[t - 1] if t or periodic else each[1]
+            after = each[(t + 1) % frames] if t < frames - 1 or periodic else each[frames - 2]
+            expected.append(torch.cat([before, each[t], after, each.mean(0)]))
+    near = torch.stack(expected)
+    torch.testing.assert_close(mix(x, frames, periodic), mix.mix(near * torch.sigmoid(near)))
 
 
 def test_a_level_for_each_frame_equals_one_level_when_they_agree() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from medseq import reconstruction
 from medseq.baselines import local_pca_wiener
 from medseq.clip import Clip, KSpace
 from medseq.errors import InputError, ResourceError, UsageError
@@ -61,6 +62,18 @@ def test_slices_do_not_depend_on_their_neighbours(prior: Prior, kspace: KSpace) 
     assert first.info["scale"] == pytest.approx(second.info["scale"], rel=1e-6)
     torch.testing.assert_close(first.clip.data[0], second.clip.data[0], atol=1e-4, rtol=1e-4)
     assert not torch.allclose(first.clip.data[1], second.clip.data[1], atol=1e-2)
+
+
+def test_the_solver_stops_where_more_would_change_nothing(
+    prior: Prior, truth: Clip, kspace: KSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within 0.2 % of the image, far less than its error."""
+    stopped = reconstruct(kspace, prior=prior).clip.data
+    monkeypatch.setattr(reconstruction, "SOLVE_ITERATIONS", 60)
+    monkeypatch.setattr(reconstruction, "SOLVE_TOLERANCE", 1e-6)
+    solved = reconstruct(kspace, prior=prior).clip.data
+    assert (stopped - solved).norm() <= 2e-3 * solved.norm()
+    assert (stopped - solved).norm() <= 0.1 * (solved.abs() - truth.data.abs()).norm()
 
 
 def test_correlated_noise_is_whitened_and_images_stay_in_their_units(prior: Prior, truth: Clip, kspace: KSpace) -> None:
