@@ -1,26 +1,23 @@
-"""The best image in two evaluations of a network that was trained for them.
+"""The best image in one evaluation of a network that was trained for it.
 
-A prior of many levels is trained on every level alike, and asked for a dozen. Here the network learns the few
-evaluations that it is used for, from the very start that it will have and through the data consistency that follows
-each of them, towards the truth. It is told the same thing as ever, a series and its level, and its weights go on from
-those of the prior of many levels (in the family of consistency models, Song 2023, arXiv 2303.01469, whose few steps are
-learnt as well; as an unrolled network with data consistency, Schlemper 2018, its steps share their weights).
+A prior of many levels is trained on every level alike, and asked for a dozen. Here the network learns the one
+evaluation that it is used for, from the very start that it will have, towards the truth. It is told the same thing as
+ever, a series and its level, and its weights go on from those of the prior of many levels (in the family of consistency
+models, Song 2023, arXiv 2303.01469, which take a series at any level to the truth in one step). What was measured comes
+in before and after: the iterations of the start go on from the answer.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from medseq.errors import UsageError
-from medseq.measurement import Measurement
-from medseq.posterior import Denoiser, Level, Samples, best_images
+from medseq.posterior import Denoiser, Level, Samples
+from medseq.warmstart import Start
 
-# All of it is part of what the weights were trained with.
-LEVELS = (1.5, 0.75)  # told in each evaluation, times the error of the start
-SPREAD = 0.4  # of the answer about the truth, over the level told
-ITERATIONS = 3  # of conjugate gradients after each evaluation
-
-
+STEPS = 1
+AFTERWARDS = 1  # round of the start after the evaluation, with all lines
 FEWEST_FRAMES = 8  # of a series that it was trained on: a shorter one has too little repetition
 
 
@@ -29,11 +26,11 @@ def checked_steps(steps: int | None, samples: int, frames: int) -> int:
     remedy = "take a prior of many levels, as heart-3"
     if samples > 1:
         raise UsageError(f"a prior of few evaluations gives one best image, not {samples} draws; {remedy}")
-    if steps not in (None, len(LEVELS)):
-        raise UsageError(f"this prior was trained for {len(LEVELS)} evaluations, not {steps}; {remedy}")
+    if steps not in (None, STEPS):
+        raise UsageError(f"this prior was trained for {STEPS} evaluation, not {steps}; {remedy}")
     if frames < FEWEST_FRAMES:
         raise UsageError(f"a prior of few evaluations needs {FEWEST_FRAMES} frames, here are {frames}; {remedy}")
-    return len(LEVELS)
+    return STEPS
 
 
 class Remembering:
@@ -53,30 +50,14 @@ class Remembering:
         return self._first[1]
 
 
-def levels_of(error: Level) -> list[Level]:
-    """The level of each evaluation, and 0. error: of the start, a number or (B, 1, 1, 1, 1)."""
-    return [*(share * error for share in LEVELS), 0.0]
+def few_step_image(prior: Denoiser, start: Start) -> Samples:
+    """The single best image from the quick `start` (`warm_start`): yields the one estimate, and returns it.
 
-
-def few_step_image(prior: Denoiser, measurement: Measurement, error: float, start: Tensor) -> Samples:
-    """The single best image from `start` (B, 1, T, Y, X) of the given `error`: yields every estimate.
-
-    measurement: with `ITERATIONS` of conjugate gradients. Nothing is random and nothing is added between evaluations.
+    The prior is told the error of the start as its level. Nothing is random, and no noise is added.
     """
-    return best_images(
-        prior,
-        measurement,
-        levels_of(error),
-        start,
-        spread=lambda level: SPREAD * level,
-        refine=lambda image: image,
-    )
-
-
-def unrolled(prior: Denoiser, measurement: Measurement, error: float, start: Tensor) -> list[Tensor]:
-    """As `few_step_image`, all estimates at once and with gradients, for training."""
-    estimates: list[Tensor] = []
-    for level in levels_of(error)[:-1]:
-        clean = prior(estimates[-1] if estimates else start, level)
-        estimates.append(measurement.solve(clean, SPREAD * level))
-    return estimates
+    with torch.no_grad():
+        image = prior(start.image, start.error)
+        if start.go_on is not None:
+            image = start.go_on(image, AFTERWARDS)
+    yield image
+    return image

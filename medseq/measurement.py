@@ -50,6 +50,11 @@ def frames_of(y: Measured, chunk: slice) -> Tensor:
     return y.frames(chunk) if isinstance(y, ByFrames) else y[:, :, chunk]
 
 
+def held(y: Measured) -> Measured:
+    """What was measured as one tensor, so that it is made but once; not of a long series."""
+    return y.frames(slice(0, y.shape[2])) if isinstance(y, ByFrames) and y.shape[2] <= LONG else y
+
+
 def back_projection(y: Measured, A: LinearOp, sigma: float | Tensor = 1.0) -> Tensor:
     """A^H sigma^-2 y, (B, 1, T, Y, X), without more than a chunk of frames of all coils at a time."""
     if not A.separable:
@@ -67,9 +72,12 @@ def back_projection(y: Measured, A: LinearOp, sigma: float | Tensor = 1.0) -> Te
 
 def projection(y: Measured, A: LinearOp, sigma: float | Tensor = 1.0) -> Callable[[], Tensor]:
     """What gives the `back_projection`: the same one every time, unless the series is long."""
-    if y.shape[2] > LONG:
-        return partial(back_projection, y, A, sigma)
-    return cache(partial(back_projection, y, A, sigma))
+    return made_once(partial(back_projection, y, A, sigma), y.shape[2])
+
+
+def made_once(make: Callable[[], Tensor], frames: int) -> Callable[[], Tensor]:
+    """What gives a series of so many frames: made anew every time if that is long."""
+    return make if frames > LONG else cache(make)
 
 
 class Measurement:

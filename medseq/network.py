@@ -8,10 +8,15 @@ or hundreds, and the mean lets still tissue be averaged over the whole cycle at 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Layers = Callable[..., Tensor]
 
 
 def shifted(x: Tensor, step: int, periodic: bool) -> Tensor:
@@ -23,6 +28,54 @@ def shifted(x: Tensor, step: int, periodic: bool) -> Tensor:
     return torch.cat([x[:, 1:], edge], dim=1) if step > 0 else torch.cat([edge, x[:, :-1]], dim=1)
 
 
+_VALUES = 2**20  # of the frames worked on at once: what they are made into on the way stays near the processor
+
+
+def by_frames(layers: Layers, *frames: Tensor) -> Tensor:
+    """`layers` of tensors (frames, ...), some frames at a time on a CPU. All at once where gradients are asked for, on
+    a GPU and where a compiler takes it apart."""
+    if (parts := _few_frames(frames)) is None:
+        return layers(*frames)
+    out, done = None, 0
+    for some in parts:
+        part = layers(*some)
+        if out is None:
+            size = (len(frames[0]), *part.shape[1:])
+            out = torch.empty(size, dtype=part.dtype, device=part.device, memory_format=torch.channels_last)
+        out[done : done + len(part)] = part
+        done += len(part)
+    assert out is not None
+    return out
+
+
+def added_by_frames(layers: Layers, x: Tensor, *frames: Tensor) -> Tensor:
+    """x + `layers` of x and others, as `by_frames`; in the place of x unless gradients are asked for."""
+    if (parts := _few_frames((x, *frames))) is None:
+        return x + layers(x, *frames)
+    for some in parts:
+        some[0].add_(layers(*some))
+    return x
+
+
+def _few_frames(frames: tuple[Tensor, ...]) -> Iterable[tuple[Tensor, ...]] | None:
+    """A tensor of one frame goes with all of the first."""
+    first = frames[0]
+    if not _in_turns(first):
+        return None
+    at_once = max(1, _VALUES * len(first) // first.numel())
+    count = -(-len(first) // at_once)
+    return zip(*(count * (f,) if len(f) == 1 else f.split(at_once) for f in frames), strict=True)
+
+
+def _in_turns(x: Tensor) -> bool:
+    return x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def _joined(grow: nn.Module, join: nn.Module, skip: Tensor, below: Tensor) -> Tensor:
+    """What comes up from a coarser resolution, with what was there on the way down."""
+    return join(torch.cat([F.pixel_shuffle(grow(below), 2), skip], dim=1))
+
+
 def _silent(layer: nn.Module) -> None:
     """Start from an output of zero."""
     for parameter in layer.parameters():
@@ -30,7 +83,7 @@ def _silent(layer: nn.Module) -> None:
 
 
 class TimeMix(nn.Module):
-    """Previous, same and next frame and the mean over the clip, in a quarter of the channels, mixed by a convolution.
+    """Previous, same and next frame and the mean over the clip, in a quarter of the channels, mixed and added.
 
     Zero at first, so that an untrained network treats frames apart.
     """
@@ -42,11 +95,15 @@ class TimeMix(nn.Module):
         _silent(self.mix)
 
     def forward(self, x: Tensor, frames: int, periodic: bool) -> Tensor:
-        clip = self.shrink(x).unflatten(0, (-1, frames))
+        # Channels last also where there are five axes, which nothing tells the functions below.
+        clip = by_frames(self.shrink, x).permute(0, 2, 3, 1).unflatten(0, (-1, frames))
         mean = F.silu(clip.mean(dim=1, keepdim=True)).expand_as(clip)
         clip = F.silu(clip)  # before it is copied, not after
-        near = torch.cat([shifted(clip, -1, periodic), clip, shifted(clip, 1, periodic), mean], dim=2)
-        return self.mix(near.flatten(0, 1))
+        near = (shifted(clip, -1, periodic), clip, shifted(clip, 1, periodic), mean)
+        return added_by_frames(self._mixed, x, *(part.flatten(0, 1) for part in near))
+
+    def _mixed(self, _: Tensor, *near: Tensor) -> Tensor:
+        return self.mix(torch.cat(near, dim=-1).permute(0, 3, 1, 2))
 
 
 class Block(nn.Module):
@@ -66,11 +123,20 @@ class Block(nn.Module):
         _silent(self.conv2)
 
     def forward(self, x: Tensor, noise: Tensor, frames: int, periodic: bool) -> Tensor:
-        gain, shift = self.film(noise)[:, None, None].chunk(2, dim=-1)
-        h = F.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],))
-        h = torch.addcmul(shift, h, 1 + gain).permute(0, 3, 1, 2)
-        x = x + self.conv2(F.silu(self.conv1(h)))
-        return x + self.time(x, frames, periodic)
+        return self.time(added_by_frames(self._in_space, x, self.film(noise)), frames, periodic)
+
+    def _in_space(self, x: Tensor, film: Tensor) -> Tensor:
+        gain, shift = film.chunk(2, dim=-1)
+        # Autocast would take the norm in float32, and keep it.
+        as_it_is = nullcontext() if x.dtype == torch.float32 else torch.autocast(x.device.type, enabled=False)
+        with as_it_is:
+            h = x.permute(0, 2, 3, 1)
+            if len(film) == 1:
+                h = F.layer_norm(h, (x.shape[1],), 1 + gain[0], shift[0])
+            else:
+                h = torch.addcmul(shift[:, None, None], F.layer_norm(h, (x.shape[1],)), 1 + gain[:, None, None])
+        h = self.conv1(h.permute(0, 3, 1, 2))
+        return self.conv2(F.silu(h, inplace=not torch.is_grad_enabled()))
 
 
 class VideoUNet(nn.Module):
@@ -114,13 +180,21 @@ class VideoUNet(nn.Module):
 
     def forward(self, x: Tensor, noise: Tensor, periodic: bool = False) -> Tensor:
         frames, height, breadth = x.shape[2:]
-        images = x.transpose(1, 2).flatten(0, 1)
-        images = self._pad(images).contiguous(memory_format=torch.channels_last)
-        angle = noise.flatten()[:, None].float() * self.frequencies
+        noise = noise.flatten()[:, None].float()
+        if _in_turns(x) and bool((noise == noise[0]).all()):
+            noise = noise[:1]
+        angle = noise * self.frequencies
         embedded = self.embed(torch.cat([angle.cos(), angle.sin()], dim=1))
-        out = self._unet(self.enter(F.pixel_unshuffle(images, 2)), embedded, frames, periodic)
-        out = F.pixel_shuffle(self.leave(out), 2)[..., :height, :breadth]
+        entered = by_frames(self._entered, x.transpose(1, 2).flatten(0, 1))
+        out = by_frames(self._left, self._unet(entered, embedded, frames, periodic))[..., :height, :breadth]
         return out.unflatten(0, (-1, frames)).transpose(1, 2)
+
+    def _entered(self, images: Tensor) -> Tensor:
+        images = self._pad(images).contiguous(memory_format=torch.channels_last)
+        return self.enter(F.pixel_unshuffle(images, 2))
+
+    def _left(self, h: Tensor) -> Tensor:
+        return F.pixel_shuffle(self.leave(h), 2)
 
     def _pad(self, images: Tensor) -> Tensor:
         bottom, right = (-images.shape[-2] % self.multiple, -images.shape[-1] % self.multiple)
@@ -135,10 +209,10 @@ class VideoUNet(nn.Module):
         for stage, shrink in zip(self.down, self.shrink, strict=True):
             h = self._run(stage, h, noise, frames, periodic)
             skips.append(h)
-            h = shrink(h)
+            h = by_frames(shrink, h)
         h = self._run(self.bottom, h, noise, frames, periodic)
         for stage, grow, join in zip(reversed(self.up), reversed(self.grow), reversed(self.join), strict=True):
-            h = join(torch.cat([F.pixel_shuffle(grow(h), 2), skips.pop()], dim=1))
+            h = by_frames(partial(_joined, grow, join), skips.pop(), h)
             h = self._run(stage, h, noise, frames, periodic)
         return h
 

@@ -103,10 +103,14 @@ class Prior(nn.Module):
         if away is not None:
             shown = torch.cat([shown, away.flatten(1, 2)], dim=1)
         noise = level[:, 0, :, 0, 0].log() / 4
+        if self.autocast is not None:
+            shown = shown.to(self.autocast)  # as its first layer would do, after more has been copied
         with nullcontext() if self.autocast is None else torch.autocast(x.device.type, dtype=self.autocast):
             out = self.net(shown, noise, self.periodic).float()
-        step = out[:, :2] if away is None else out[:, :2] + (out[:, 2:, None] * away).sum(1)
-        clean = real * (self.sigma_data / total) ** 2 + step * (level * self.sigma_data / total)
+        step = out[:, :2]
+        for gate, guide in zip(out[:, 2:, None].unbind(1), () if away is None else away.unbind(1), strict=True):
+            step = torch.addcmul(step, gate, guide)
+        clean = torch.addcmul(real * (self.sigma_data / total) ** 2, step, level * self.sigma_data / total)
         return torch.view_as_complex(clean.movedim(1, -1).contiguous())[:, None]
 
     def _away(self, x: Tensor, level: Tensor) -> Tensor:
@@ -115,9 +119,14 @@ class Prior(nn.Module):
         Bounded, as what differs by many times the noise has moved, and every error of a gate would cost as much there.
         """
         guesses = quick_guides if self.few else guides
-        away = (guesses(x, level, self.periodic) - x) / level
-        away = away / (1 + (away / _FAR).abs().square()).sqrt()
-        return _channels(away).unflatten(1, (-1, 2))
+        away = _channels(guesses(x, level, self.periodic) - x).unflatten(1, (-1, 2))
+        # By frames, which fit into a processor's cache; products rather than powers.
+        for frame, unit in zip(away.split(1, dim=3), level[:, :, None].split(1, dim=3), strict=True):
+            frame.div_(unit)
+            first, second = frame[:, :, :1], frame[:, :, 1:]
+            power = torch.addcmul(first * first, second, second)
+            frame.mul_(power.div_(_FAR**2).add_(1).rsqrt_())
+        return away
 
     def weight(self, sigma: Tensor) -> Tensor:
         """The loss weight that makes every noise level count alike (EDM, table 1): 1 / c_out^2."""

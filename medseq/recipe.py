@@ -51,6 +51,7 @@ class Recipe(Schedule):
     frames_per_batch: int = 48
     real_share: float = 0.2
     still_share: float = 0.5
+    flow_share: float = 0.0
     spread_batches: int = 12
 
     def __post_init__(self) -> None:
@@ -114,6 +115,7 @@ class Recipe(Schedule):
             real_share=self.real_share,
             stills=stills,
             still_share=self.still_share,
+            flow_share=self.flow_share,
             device=device,
         )
 

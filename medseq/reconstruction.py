@@ -13,7 +13,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from medseq import few_steps
 from medseq.acquisition import average_image, prepared
 from medseq.clip import Clip, KSpace
 from medseq.few_steps import Remembering, checked_steps, few_step_image
@@ -31,7 +30,7 @@ from medseq.gathering import (
     levels_between,
 )
 from medseq.io.weights import load_prior
-from medseq.measurement import ByFrames, Measured, Measurement
+from medseq.measurement import ByFrames, Measured, Measurement, frames_of, held
 from medseq.mismatch import left_out_measures
 from medseq.posterior import Level
 from medseq.prior import Prior
@@ -102,7 +101,8 @@ def reconstruct(
     periodic = kspace.period is not None
 
     def run_slice(b: int) -> SliceRun:
-        y, keep, maps = ready.slice(b, engine.device, scale)
+        measured, keep, maps = ready.slice(b, engine.device, scale)
+        y = held(measured) if prior.few else measured
         trajectory = kspace.trajectory and kspace.trajectory.to(engine.device)
         sigma, A = unit / scale, sense_operator(keep, maps, trajectory)
         begin = partial(warm_start, periodic=periodic, trajectory=trajectory, quick=prior.few)
@@ -120,8 +120,7 @@ def reconstruct(
 
         def best(y: Measured, start: Start) -> Tensor:
             if prior.few:
-                measurement = Measurement(y, A, sigma, iterations=few_steps.ITERATIONS, tolerance=SOLVE_TOLERANCE)
-                return engine.last(few_step_image(denoiser, measurement, start.error, start.image))
+                return engine.last(few_step_image(denoiser, start))
             measurement = Measurement(y, A, sigma, iterations=SOLVE_ITERATIONS, tolerance=SOLVE_TOLERANCE)
             go_on = start.go_on
             refine = None if go_on is None else lambda image: go_on(image, BETWEEN_LEVELS)
@@ -130,7 +129,7 @@ def reconstruct(
         def if_changed(change: Tensor | None) -> Tensor:
             if change is None:
                 return best(y, begun)
-            other = ByFrames(y.shape, y.device, lambda at: y.frames(at) + A.frames(at)(change[:, :, at]))
+            other = ByFrames(y.shape, y.device, lambda at: frames_of(y, at) + A.frames(at)(change[:, :, at]))
             return best(other, begin(other, keep, maps, sigma, engine.seed))
 
         def draws() -> Iterator[Tensor]:

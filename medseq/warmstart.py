@@ -7,25 +7,27 @@ A few more iterations then take them in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial
 from typing import overload
 
 import torch
 from torch import Tensor
 
 from medseq.acquisition import average_image, image_of
-from medseq.baselines import composite_descent, kt_continuation, wavelet
+from medseq.baselines import composite_descent, cyclic_descent, wavelet
+from medseq.baselines.combined import FIRST_FREQUENCIES
 from medseq.clip import KSpace, Trajectory
 from medseq.coils import average_of, full_centre
-from medseq.measurement import ByFrames, Measured, back_projection, chunks, frames_of, projection
+from medseq.measurement import ByFrames, Measured, back_projection, chunks, frames_of, made_once, projection
 from medseq.nonuniform import NonUniform, balanced
 from medseq.operators import Coils, Fourier, LinearOp, Mask
 
 ITERATIONS = 25  # without the lines left out
 FINISHING = 5  # with all lines
 STILL_ITERATIONS = 30  # of one frame
+ROUNDS = 3  # of three iterations, of the quick start
 LEFT_OUT = 0.05  # share of the lines
 
 
@@ -79,7 +81,8 @@ class Blind:
 @dataclass(frozen=True)
 class Start:
     """image: (B, 1, T, Y, X). error: its RMSE in each real channel. go_on: (image, number) -> image, more iterations of
-    the same reconstruction from any image; None for one frame. blind: None when no lines are left out."""
+    the same reconstruction from any image, or rounds of the quick one; None for one frame. blind: None when no lines
+    are left out."""
 
     image: Tensor
     error: float
@@ -100,7 +103,7 @@ def warm_start(
 ) -> Start:
     """`kt_composite` of `y` (of one frame, `wavelet`), stopped early, and its error.
 
-    quick: `kt_continuation` in its place, which does not see the lines left out and does not go on.
+    quick: rounds of `cyclic_descent` in its place, which do not see the lines left out; they come in when it goes on.
 
     y: (B, C, T, Y, X) k-space, or (B, C, T, S, N) along the trajectory; keep: bool, broadcastable; maps: (B, C, 1, Y,
     X); sigma: noise std of y. With nothing to leave out (fully sampled) the error is that of the noise alone.
@@ -109,47 +112,45 @@ def warm_start(
     # What is left out of y, the mask of an operator or the weights see to.
     y_part, part = classical_problem(y, keep & ~out, maps, trajectory)
     whole, A = classical_problem(y, keep, maps, trajectory)
-    go_on = None
+    go_on: Callable[[Tensor, int], Tensor] | None = None
+    project = projection(whole, A)
     if y.shape[2] == 1:
         one = slice(0, 1)
         blind = wavelet(frames_of(y_part, one), part, iterations=STILL_ITERATIONS)
         image = wavelet(frames_of(whole, one), A, iterations=STILL_ITERATIONS)
     else:
         average = _average_image(y, keep, maps, trajectory).expand(-1, -1, y.shape[2], -1, -1)
+        of_part = projection(y_part, part)
+        if trajectory is None:  # few lines are left out
+            few = partial(back_projection, y, sense_operator(keep & out, maps))
+            of_part = made_once(lambda: project() - few(), y.shape[2])
         if quick:
-            image = blind = kt_continuation(back_projection(y_part, part), part, average)
+            descent = cyclic_descent(project(), periodic=periodic)
+            image = blind = descent(of_part, part, average, ROUNDS, FIRST_FREQUENCIES)
+            go_on = partial(descent, project, A)
         else:
-            blind = composite_descent(projection(y_part, part), part, periodic=periodic)(average, ITERATIONS)
-            go_on = composite_descent(projection(whole, A), A, periodic=periodic)
+            blind = composite_descent(of_part, part, periodic=periodic)(average, ITERATIONS)
+            go_on = composite_descent(project, A, periodic=periodic)
             image = go_on(blind, FINISHING)
     if not bool(out.any()):
         return Start(image, sigma, go_on, None)
     hidden = keep & out
-    full = (Fourier() if trajectory is None else NonUniform(trajectory)) @ Coils(maps)
+
+    def missed(image: Tensor) -> _Tested:
+        if trajectory is None:
+            return _by_line(image, y, keep, out, maps)
+        return _by_ring(image, y, keep, out, maps, trajectory)
 
     def unseen(image: Tensor) -> float:
-        power = sum(wrong.abs().square().sum() for wrong in _wrong(image, y, hidden, full))
-        return float(power / (2 * hidden.expand(y.shape).sum()))
+        return float(missed(image).squared.sum() / hidden.expand(y.shape).sum())
 
-    misses = _wrong(blind, y, hidden, full)
-    tested = (
-        _by_line(misses, keep, out, y.shape[4])
-        if trajectory is None
-        else _by_ring(misses, hidden, y.shape[1:], trajectory)
-    )
-    return Start(image, _error(tested, y.shape[1], sigma), go_on, Blind(blind, unseen))
+    return Start(image, _error(missed(blind), y.shape[1], sigma), go_on, Blind(blind, unseen))
 
 
 def _average_image(y: Measured, keep: Tensor, maps: Tensor, trajectory: Trajectory | None) -> Tensor:
     if trajectory is None:
         return image_of(*average_of(y, keep), maps)
     return average_image(KSpace(frames_of(y, slice(0, y.shape[2])), keep, maps, trajectory=trajectory))
-
-
-def _wrong(image: Tensor, y: Measured, hidden: Tensor, full: LinearOp) -> Iterator[Tensor]:
-    """What an image gets wrong of the samples in `hidden`, zero elsewhere: a few frames of all coils at a time."""
-    for chunk in chunks(y):
-        yield torch.where(hidden[:, :, chunk], full.frames(chunk)(image[:, :, chunk]) - frames_of(y, chunk), 0)
 
 
 def left_out(y: Measured, keep: Tensor, seed: int, trajectory: Trajectory | None = None) -> Tensor:
@@ -200,24 +201,39 @@ def _error(tested: _Tested, coils: int, sigma: float) -> float:
     return float((tested.missing * power + (1 - tested.missing) * noise).mean()) ** 0.5
 
 
-def _by_line(misses: Iterable[Tensor], keep: Tensor, out: Tensor, width: int) -> _Tested:
-    """misses: (B, C, t, Y, X) in turn, what an image gets wrong of the lines left out, zero elsewhere."""
-    squared = reduce(torch.add, (_power(wrong).sum(dim=(0, 1, 2, 4)) for wrong in misses))
-    lines = out.shape[3]
-    coverage = keep.any(dim=1, keepdim=True).expand(-1, -1, -1, lines, -1).float().mean(2, keepdim=True)
-    count = out.float().expand(*out.shape[:4], width).sum(dim=(0, 1, 2, 4))
-    return _Tested(squared, count, torch.arange(lines, device=squared.device), (1 - coverage).mean(dim=(0, 1, 2, 4)))
+def _by_line(image: Tensor, y: Measured, keep: Tensor, out: Tensor, maps: Tensor) -> _Tested:
+    """What an image gets wrong of the lines left out, line by line. Other lines are not computed."""
+    hidden = keep & out
+    A, places = sense_operator(hidden, maps), out.shape[3]
+    squared = torch.zeros(places, device=image.device)
+    for chunk in chunks(y):
+        lines = hidden[:, :, chunk].any(-1).flatten(0, 2).any(0).nonzero()[:, 0]
+        there = hidden[:, :, chunk].index_select(3, lines)
+        seen = A.frames(chunk)(image[:, :, chunk]).index_select(3, lines)
+        wrong = torch.where(there, seen - frames_of(y, chunk).index_select(3, lines), 0)
+        squared.index_add_(0, lines, _power(wrong).sum(dim=(0, 1, 2, 4)))
+    coverage = keep.any(dim=1, keepdim=True).expand(-1, -1, -1, places, -1).float().mean(2, keepdim=True)
+    count = out.float().expand(*out.shape[:4], y.shape[4]).sum(dim=(0, 1, 2, 4))
+    return _Tested(squared, count, torch.arange(places, device=squared.device), (1 - coverage).mean(dim=(0, 1, 2, 4)))
 
 
-def _by_ring(misses: Iterable[Tensor], hidden: Tensor, shape: Sequence[int], trajectory: Trajectory) -> _Tested:
-    """misses: (1, C, t, S, N) in turn; hidden: bool, broadcastable to (1, 1, T, S, N); shape: (C, T, S, N). Groups are
-    rings about the centre, one place wide; what lies beyond the last of them that was tested counts as that one."""
-    ring = _ring(trajectory.points, trajectory.size).expand(tuple(shape[1:]))
-    power = torch.cat([_power(wrong).sum(dim=(0, 1)) for wrong in misses])
+def _by_ring(image: Tensor, y: Measured, keep: Tensor, out: Tensor, maps: Tensor, trajectory: Trajectory) -> _Tested:
+    """As `_by_line`, in rings about the centre, one place wide; what lies beyond the last of them that was tested
+    counts as that one."""
+    hidden, A = keep & out, NonUniform(trajectory) @ Coils(maps)
+    ring = _ring(trajectory.points, trajectory.size).expand(y.shape[2:])
+    power = torch.cat(
+        [
+            _power(torch.where(hidden[:, :, chunk], A.frames(chunk)(image[:, :, chunk]) - frames_of(y, chunk), 0)).sum(
+                dim=(0, 1)
+            )
+            for chunk in chunks(y)
+        ]
+    )
     squared = torch.bincount(ring.flatten(), power.flatten())
-    count = torch.bincount(ring.flatten(), hidden.expand(1, 1, *shape[1:]).flatten().float())
-    y, x = ((torch.arange(n, device=power.device) - n // 2) / n for n in trajectory.size)
-    places = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1)
+    count = torch.bincount(ring.flatten(), hidden.expand(1, 1, *y.shape[2:]).flatten().float())
+    y_axis, x_axis = ((torch.arange(n, device=power.device) - n // 2) / n for n in trajectory.size)
+    places = torch.stack(torch.meshgrid(y_axis, x_axis, indexing="ij"), -1)
     group = _ring(places, trajectory.size).flatten().clamp(max=int(count.nonzero().max()))
     return _Tested(squared, count, group, 1 - trajectory.nearest.float().mean(2).flatten())
 

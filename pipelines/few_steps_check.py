@@ -21,9 +21,9 @@ from calibration_cases import acquisition, held_out, scenario
 from torch import Tensor
 
 import medseq
-from medseq.baselines import kt_continuation, time_average
+from medseq.acquisition import whitened
 from medseq.metrics import dynamic_region
-from medseq.warmstart import classical_problem
+from medseq.warmstart import warm_start
 
 STILLS = 12  # cases
 
@@ -43,12 +43,12 @@ def cases(data: Path, stills: Path | None) -> Iterator[Case]:
 
 
 def start_alone(case: Case) -> Tensor:
-    """`kt_continuation` from all lines, with estimated maps."""
-    kspace = case.kspace
-    maps = medseq.estimate_maps(kspace) if kspace.maps is None else kspace.maps
-    y, A = classical_problem(kspace.data, kspace.keep, maps, kspace.trajectory)
-    still = time_average(y, A, iterations=6)
-    return kt_continuation(A.adjoint(y), A, still.expand(-1, -1, kspace.frames, -1, -1))
+    """The quick start, with the lines left out taken in by one more round, and estimated maps."""
+    kspace, sigma, gain = whitened(case.kspace)
+    assert kspace.maps is not None
+    start = warm_start(kspace.data, kspace.keep, kspace.maps, sigma, 0, periodic=kspace.period is not None, quick=True)
+    assert start.go_on is not None
+    return start.go_on(start.image, 1) / gain
 
 
 def compared(case: Case, prior: str) -> Row:

@@ -1,7 +1,8 @@
-"""The best image in few evaluations: its start, its loop, what it refuses, and how it is learnt."""
+"""The best image in one evaluation: its start, what comes after it, what it refuses, and how it is learnt."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,22 +10,23 @@ import torch
 
 from medseq import Clip, denoise, generate, interpolate, reconstruct
 from medseq.acquisition import image_of
-from medseq.baselines import kt_continuation, kt_sparse, time_average
+from medseq.baselines import combined, cyclic_descent, kt_composite, kt_sparse
+from medseq.baselines.combined import FIRST_FREQUENCIES, Weights
 from medseq.baselines.proximal import accelerated
 from medseq.causal import CausalReconstruction, calibrated
 from medseq.clip import KSpace
 from medseq.coils import average_of
 from medseq.errors import InputError, UsageError
 from medseq.few_step_recipe import FewStepRecipe, acquired
-from medseq.few_steps import LEVELS, SPREAD, Remembering, few_step_image, unrolled
+from medseq.few_steps import Remembering, few_step_image
 from medseq.io.weights import load_prior, save_prior
-from medseq.measurement import Measurement
 from medseq.network import VideoUNet
 from medseq.patterns import variable_density
 from medseq.prior import Prior, SpreadTable
 from medseq.simulate import acquire, coil_maps, simulate_cine
+from medseq.solve import cg
 from medseq.train import start, train, training
-from medseq.warmstart import left_out, sense_operator, warm_start
+from medseq.warmstart import ROUNDS, Start, left_out, sense_operator, warm_start
 
 CPU = torch.device("cpu")
 TINY = FewStepRecipe(
@@ -45,6 +47,10 @@ def _rmse(image: torch.Tensor, truth: torch.Tensor) -> float:
     return float((image - truth).abs().square().mean().sqrt())
 
 
+def _rms(image: torch.Tensor) -> float:
+    return float(image.abs().square().mean().sqrt())
+
+
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Prior:
     """An untrained one, read from disk: it gives the series back, and the measurement does the rest."""
@@ -58,25 +64,60 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Prior:
     return loaded
 
 
-def test_with_one_threshold_it_ends_where_the_plain_method_does() -> None:
-    """Both minimise the same convex function."""
-    _, kspace = _case()
+def _average(kspace: KSpace) -> torch.Tensor:
+    return image_of(*average_of(kspace.data, kspace.keep), MAPS).expand(-1, -1, kspace.frames, -1, -1)
+
+
+def test_without_penalties_the_turns_end_at_the_least_squares_solution() -> None:
+    _, kspace = _case(acceleration=3.0)
     A = sense_operator(kspace.keep, MAPS)
     b = A.adjoint(kspace.data)
-    begin = b.mean(2, keepdim=True).expand_as(b)
-    quick = kt_continuation(b, A, begin, thresholds=(3e-3, 3e-3), iterations=300)
-    plain = kt_sparse(kspace.data, A, threshold=3e-3, iterations=600, start=begin)
-    assert _rmse(quick, plain) < 1e-3 * float(plain.abs().square().mean().sqrt())
+    none = Weights(frequencies=1e-12, jumps=0.0, rank=0.0, regularization=0.1)
+    found = cyclic_descent(b, weights=none)(lambda: b, A, torch.zeros_like(b), 60)
+    solved = cg(lambda x: A.normal(x) + 0.1 * x, b, None, 100, 1e-6)
+    assert _rmse(found, solved) < 1e-3 * _rms(solved)
 
 
-def test_a_falling_threshold_comes_further_in_fewer_iterations() -> None:
+def test_a_rescaled_measurement_gives_the_same_image_rescaled() -> None:
+    _, kspace = _case()
+    A, average = sense_operator(kspace.keep, MAPS), _average(kspace)
+    b = A.adjoint(kspace.data)
+    one = cyclic_descent(b)(lambda: b, A, average, 2, 5e-3)
+    large = cyclic_descent(1000 * b)(lambda: 1000 * b, A, 1000 * average, 2, 5e-3)
+    assert _rmse(large / 1000, one) < 1e-4 * _rms(one)
+
+
+def test_nine_iterations_in_turns_come_nearly_as_far_as_thirty_of_all_at_once() -> None:
+    """And farther than as many of each alone."""
     clip, kspace = _case(frames=24, acceleration=8.0)
-    A = sense_operator(kspace.keep, MAPS)
-    begin = time_average(kspace.data, A, iterations=6).expand(-1, -1, 24, -1, -1)
-    quick = kt_continuation(A.adjoint(kspace.data), A, begin, iterations=15)
+    A, average = sense_operator(kspace.keep, MAPS), _average(kspace)
+    b = A.adjoint(kspace.data)
+    turns = _rmse(cyclic_descent(b)(lambda: b, A, average, 3, FIRST_FREQUENCIES), clip.data)
+    assert turns < 1.1 * _rmse(kt_composite(kspace.data, A, iterations=30, start=average), clip.data)
+    assert turns < 0.95 * _rmse(kt_composite(kspace.data, A, iterations=9, start=average), clip.data)
     for threshold in (7e-4, 3e-3, 1e-2):
-        plain = kt_sparse(kspace.data, A, threshold=threshold, iterations=30, start=begin)
-        assert _rmse(quick, clip.data) < _rmse(plain, clip.data)
+        assert turns < 0.9 * _rmse(
+            kt_sparse(kspace.data, A, threshold=threshold, iterations=9, start=average), clip.data
+        )
+
+
+def test_every_round_takes_each_penalty_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weight of frequencies falls by one ratio from the first to the last."""
+    _, kspace = _case()
+    A, average = sense_operator(kspace.keep, MAPS), _average(kspace)
+    b, asked = A.adjoint(kspace.data), []
+    monkeypatch.setattr(
+        combined, "soft_spectrum", lambda x, amount: (asked.append(("frequencies", float(amount))), x)[1]
+    )
+    monkeypatch.setattr(combined, "shrunk_patches", lambda tiling, x: (asked.append(("rank", 0.0)), x)[1])
+    monkeypatch.setattr(
+        combined, "variation_step", lambda *_, **__: lambda x, rows: (asked.append(("jumps", 0.0)), x)[1]
+    )
+    cyclic_descent(b)(lambda: b, A, average, 3, 1.8e-2)
+    assert [name for name, _ in asked] == 3 * ["jumps", "frequencies", "rank"]
+    weights = [weight for name, weight in asked if name == "frequencies"]
+    assert weights[0] / weights[-1] == pytest.approx(1.8e-2 / combined.CYCLIC.frequencies, rel=1e-4)
+    assert weights[0] / weights[1] == pytest.approx(weights[1] / weights[2], rel=1e-4)
 
 
 def test_long_steps_are_stable_where_they_are_said_to_be() -> None:
@@ -97,31 +138,28 @@ def test_the_quick_start_does_not_see_the_lines_left_out() -> None:
     out = left_out(kspace.data, kspace.keep, 0) & kspace.keep
     assert bool(out.any())
     A = sense_operator(kspace.keep & ~out, MAPS)
-    average = image_of(*average_of(kspace.data, kspace.keep), MAPS).expand(-1, -1, 12, -1, -1)
-    expected = kt_continuation(A.adjoint(kspace.data), A, average)
+    of_part, b = (sense_operator(lines, MAPS).adjoint(kspace.data) for lines in (kspace.keep & ~out, kspace.keep))
+    descent = cyclic_descent(b)
+    expected = descent(lambda: of_part, A, _average(kspace), ROUNDS, FIRST_FREQUENCIES)
     begun = warm_start(kspace.data, kspace.keep, MAPS, kspace.noise, 0, quick=True)
-    assert torch.allclose(begun.image, expected, atol=1e-6)
-    assert begun.blind is not None and begun.blind.image is begun.image and begun.go_on is None
+    assert torch.allclose(begun.image, expected, atol=1e-4)
+    assert begun.blind is not None and begun.blind.image is begun.image
+    assert begun.go_on is not None
+    more = descent(lambda: b, sense_operator(kspace.keep, MAPS), expected, 1)
+    assert torch.allclose(begun.go_on(begun.image, 1), more, atol=1e-4)
 
 
-def test_the_loop_is_what_training_unrolls() -> None:
-    clip, kspace = _case()
-    assert isinstance(kspace.noise, float)
-    A = sense_operator(kspace.keep, MAPS)
-    measurement = Measurement(kspace.data, A, kspace.noise, iterations=3)
-    asked = []
+def test_one_question_then_the_start_goes_on() -> None:
+    asked: list[object] = []
 
     def prior(x: torch.Tensor, level: object) -> torch.Tensor:
         asked.append(level)
         return 0.9 * x
 
-    begin = clip.data.mean(2, keepdim=True).expand_as(clip.data)
-    looped = list(few_step_image(prior, measurement, 0.2, begin))
-    for one, other in zip(looped, unrolled(prior, measurement, 0.2, begin), strict=True):
-        assert torch.equal(one, other)
-    assert asked == 2 * [share * 0.2 for share in LEVELS]
-    expected = measurement.solve(0.9 * begin, SPREAD * (LEVELS[0] * 0.2))
-    assert torch.equal(looped[0], expected)
+    image = torch.ones(1, 1, 8, 4, 4, dtype=torch.complex64)
+    start = Start(image, 0.2, lambda x, rounds: x + rounds, None)
+    assert torch.equal(next(few_step_image(prior, start)), 0.9 * image + 1)
+    assert asked == [0.2]
 
 
 def test_the_first_question_is_thought_about_once() -> None:
@@ -141,7 +179,7 @@ def test_it_reconstructs_and_says_how(few: Prior) -> None:
     clip, kspace = _case()
     done = []
     restored = reconstruct(kspace, prior=few, progress=lambda step, steps: done.append((step, steps)))
-    assert restored.info["steps"] == len(LEVELS) and done == [(1, 2), (2, 2)]
+    assert restored.info["steps"] == 1 and done == [(1, 1)]
     assert isinstance(kspace.noise, float)
     begun = warm_start(kspace.data, kspace.keep, MAPS, kspace.noise, 0, quick=True)
     assert _rmse(restored.clip.data.abs(), clip.data.abs()) < _rmse(begun.image.abs(), clip.data.abs())
@@ -151,7 +189,7 @@ def test_what_it_is_not_made_for_is_refused(few: Prior) -> None:
     _, kspace = _case()
     with pytest.raises(UsageError, match="one best image, not 3 draws"):
         reconstruct(kspace, prior=few, samples=3)
-    with pytest.raises(UsageError, match="trained for 2 evaluations, not 4"):
+    with pytest.raises(UsageError, match="trained for 1 evaluation, not 4"):
         reconstruct(kspace, prior=few, steps=4)
     with pytest.raises(UsageError, match="needs 8 frames, here are 4"):
         reconstruct(_case(frames=4, acceleration=3.0)[1], prior=few)
@@ -167,11 +205,11 @@ def test_what_it_is_not_made_for_is_refused(few: Prior) -> None:
 
 
 def test_its_recipe_goes_on_from_the_first_blocks() -> None:
-    prior, before = start(TINY, CPU).prior, load_prior("heart-3").net.state_dict()
+    prior, before = start(replace(TINY, blocks=1), CPU).prior, load_prior("heart-3").net.state_dict()
     assert prior.few and isinstance(prior.net, VideoUNet) and prior.net.blocks == 1
     for name, tensor in prior.net.state_dict().items():
         assert torch.equal(tensor, before[name])
-    with pytest.raises(InputError, match="heart-1: this prior has no 1 guided blocks"):
+    with pytest.raises(InputError, match="heart-1: this prior has no 2 guided blocks"):
         start(FewStepRecipe(start_from="heart-1"), CPU)
 
 
@@ -180,14 +218,14 @@ def test_what_is_acquired_fits_the_clip() -> None:
     recipe = FewStepRecipe(acceleration=(4.0, 4.0), noise=(0.01, 0.01), coils=(6,))
     clean = simulate_cine(12, (64, 64), seed=5).data
     g = torch.Generator().manual_seed(1)
-    measurement, image, error = acquired(recipe, clean, g)
-    true = float(torch.view_as_real(image - clean).square().mean().sqrt())
-    assert true / 2 < error < 2 * true
+    measurement, start = acquired(recipe, clean, True, g)
+    true = float(torch.view_as_real(start.image - clean).square().mean().sqrt())
+    assert true / 2 < start.error < 2 * true
     assert _rmse(measurement.solve(clean, 1e-6), clean) < 1e-3
 
 
 def test_it_learns() -> None:
-    """One batch by heart, through data consistency and both evaluations."""
+    """One batch by heart, through data consistency."""
     recipe = FewStepRecipe(
         steps=30, learning_rate=6e-3, window=32, frames=(8,), frames_per_batch=8, acceleration=(4.0, 4.0), coils=(3,)
     )

@@ -9,6 +9,7 @@ import torch
 from medseq.clip import series_scale
 from medseq.errors import UsageError
 from medseq.operators import Coils, Fourier
+from medseq.phantoms import clips
 from medseq.phantoms.bold import block_design, haemodynamic_response
 from medseq.phantoms.clips import ClipSource
 from medseq.phantoms.motion import TimeAxis, displacement, pulse, warp
@@ -53,6 +54,25 @@ def test_beats_are_periodic_and_move() -> None:
     assert (field[0] - field[2]).abs().max() > 0.5
     course = pulse(torch.linspace(0, 1, 101), g)
     assert course.min() >= -1e-6 and course.max() <= 1 + 1e-6 and abs(course[0] - course[-1]) < 1e-5
+
+
+def test_blood_streams_through_what_is_bright() -> None:
+    """Dark tissue stays as it is, bright tissue changes within bounds, and a beat later all is as it was."""
+    still = torch.zeros(32, 32)
+    still[8:24] = 1
+    time = TimeAxis(torch.tensor([0.0, 0.2, 0.6, 1.0]), True)
+    moved = clips._streaming(still.expand(4, 32, 32), time, torch.Generator().manual_seed(2))
+    assert (moved[:, :8] == 0).all() and (moved >= 0.4 - 1e-6)[:, 8:24].all() and (moved <= 1.6 + 1e-6).all()
+    assert (moved[0] - moved[2]).abs().max() > 0.02
+    torch.testing.assert_close(moved[0], moved[3], atol=1e-3, rtol=0)
+
+
+def test_clips_of_older_recipes_stay_as_they_were() -> None:
+    """What is drawn for streaming blood is drawn only where a recipe has it."""
+    without, never, always = (ClipSource(seed=3, window=16, flow_share=share) for share in (0.0, 1e-9, 1.0))
+    assert torch.equal(without.batch(3)[0], ClipSource(seed=3, window=16).batch(3)[0])
+    assert not torch.equal(without.batch(3)[0], always.batch(3)[0])
+    assert not torch.equal(without.batch(3)[0], never.batch(3)[0])
 
 
 def test_warp_moves_by_pixels() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from medseq import network
 from medseq.errors import InputError
 from medseq.guides import GUIDES
 from medseq.io.weights import load_prior, save_prior
@@ -95,7 +96,7 @@ def test_time_is_mixed_as_defined(periodic: bool) -> None:
             after = each[(t + 1) % frames] if t < frames - 1 or periodic else each[frames - 2]
             expected.append(torch.cat([before, each[t], after, each.mean(0)]))
     near = torch.stack(expected)
-    torch.testing.assert_close(mix(x, frames, periodic), mix.mix(near * torch.sigmoid(near)))
+    torch.testing.assert_close(mix(x, frames, periodic), x + mix.mix(near * torch.sigmoid(near)))
 
 
 def test_a_level_for_each_frame_equals_one_level_when_they_agree() -> None:
@@ -103,6 +104,22 @@ def test_a_level_for_each_frame_equals_one_level_when_they_agree() -> None:
     torch.testing.assert_close(prior(x, torch.full((1, 1, 4, 1, 1), 0.2)), prior(x, 0.2))
     mixed = prior(x, torch.tensor([0.2, 0.2, 0.9, 0.2]).reshape(1, 1, 4, 1, 1))
     assert not torch.allclose(mixed, prior(x, 0.2), atol=1e-3)
+
+
+@pytest.mark.parametrize("levels", [[0.2] * 7, [0.2, 0.2, 0.9, 0.2, 0.5, 0.2, 0.2]])
+@pytest.mark.parametrize("values", [1, 3 * 8 * 6 * 6, 2**22])
+def test_a_few_frames_at_a_time_or_all_at_once(
+    levels: list[float], values: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where gradients are asked for all frames are taken at once; else one, three, or all, and nothing changes."""
+    monkeypatch.setattr(network, "_VALUES", values)
+    prior, x = Prior(small_net(), 0.3, periodic=True), series(1, 1, 7, 12, 12)
+    sigma, given = torch.tensor(levels).reshape(1, 1, 7, 1, 1), x.clone()
+    with torch.enable_grad():
+        whole = prior(x, sigma)
+    with torch.no_grad():
+        torch.testing.assert_close(prior(x, sigma), whole, atol=1e-5, rtol=1e-4)
+    assert torch.equal(x, given)
 
 
 def test_space_is_treated_alike_everywhere() -> None:

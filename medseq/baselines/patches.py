@@ -46,13 +46,8 @@ def locally_low_rank(
     b = A.adjoint(y)
     step = 1 / (1 + regularization)
     tilings = local_rank_step(b, step * threshold, patch)
-
-    def proximal(x: Tensor) -> Tensor:
-        for rows, shrink in tilings():
-            x.index_copy_(3, rows, shrink(x.index_select(3, rows)))
-        return x
-
-    return accelerated(least_squares(A, b, regularization), proximal, b, step, iterations)
+    gradient = least_squares(A, b, regularization)
+    return accelerated(gradient, lambda x: shrunk_patches(tilings(), x), b, step, iterations)
 
 
 def local_rank_step(b: Tensor, threshold: float, patch: int = 8) -> Callable[[], Iterator[tuple[Tensor, RowStep]]]:
@@ -82,6 +77,13 @@ def local_rank_step(b: Tensor, threshold: float, patch: int = 8) -> Callable[[],
             yield places[there].to(device), partial(_shrunk, size=size, right=right, patch=patch, amount=amount)
 
     return tiling
+
+
+def shrunk_patches(tiling: Iterator[tuple[Tensor, RowStep]], x: Tensor) -> Tensor:
+    """The map of one call of a `local_rank_step`, in the place of x (B, 1, T, Y, X)."""
+    for rows, shrink in tiling:
+        x.index_copy_(3, rows, shrink(x.index_select(3, rows)))
+    return x
 
 
 def _shrunk(part: Tensor, size: tuple[int, Tensor], right: int, patch: int, amount: Tensor) -> Tensor:

@@ -21,7 +21,6 @@ from medseq.baselines.proximal import (
 from medseq.operators import LinearOp
 
 STILL = 6  # iterations of the time average to start from
-_LONG_STEP, _CARRIED = 1.3, 0.9  # just stable (see `accelerated`) for operators of norm 1
 
 
 def kt_sparse(
@@ -46,36 +45,6 @@ def kt_sparse(
     step = 1 / (1 + regularization)
     gradient = least_squares(A, b, regularization)
     return accelerated(gradient, lambda x: soft_spectrum(x, step * amount), start, step, iterations)
-
-
-def kt_continuation(
-    b: Tensor,
-    A: LinearOp,
-    start: Tensor,
-    *,
-    thresholds: tuple[float, float] = (3e-2, 7e-4),
-    regularization: float = 3e-3,
-    iterations: int = 15,
-) -> Tensor:
-    """`kt_sparse` in few iterations: b is A^H y, start a series (B, 1, T, Y, X), as the time average.
-
-    A high threshold first lets the few strong temporal frequencies through, without the aliases that they cast over the
-    weak ones, which come in as it falls (continuation: Hale, Yin and Zhang, SIAM J. Optim. 2008); momentum and steps
-    are large from the start. thresholds: the first and the last one, relative to the largest magnitude of F_t b; those
-    between fall by a common ratio.
-    """
-    high, low = thresholds
-    largest = largest_frequency(b)
-    step = _LONG_STEP / (1 + regularization)
-    falling = iter([high * (low / high) ** (n / max(1, iterations - 1)) for n in range(iterations)])
-    return accelerated(
-        least_squares(A, b, regularization),
-        lambda x: soft_spectrum(x, step * next(falling) * largest),
-        start,
-        step,
-        iterations,
-        carried=_CARRIED,
-    )
 
 
 def low_rank_sparse(

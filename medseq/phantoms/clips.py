@@ -11,15 +11,30 @@ from torch import Tensor
 
 from medseq.phantoms.motion import TimeAxis, displacement, harmonics, pulse, warp
 from medseq.phantoms.phases import Stills
-from medseq.phantoms.scenes import Scene, chance, dead_leaves, pair_scene, smooth_field, still_scene, uniform
+from medseq.phantoms.scenes import (
+    Scene,
+    chance,
+    dead_leaves,
+    fractal_texture,
+    pair_scene,
+    smooth_field,
+    still_scene,
+    uniform,
+)
 
 
 def animate(
-    scene: Scene, window: tuple[int, int], time: TimeAxis, generator: torch.Generator, real: bool = False
+    scene: Scene,
+    window: tuple[int, int],
+    time: TimeAxis,
+    generator: torch.Generator,
+    real: bool = False,
+    flow: bool = False,
 ) -> Tensor:
     """A complex clip (T, y, x) of a random `window` of a scene that moves, changes contrast and carries a phase.
 
     real: a magnitude series instead, phase zero, as NIfTI and DICOM hold it. The result is complex64 all the same.
+    flow: blood streams through it.
     """
     g, device = generator, scene.image.device
     corner = tuple(int(uniform(g, 0, max(0, s - w) + 0.999)) for s, w in zip(scene.image.shape, window, strict=True))
@@ -37,6 +52,8 @@ def animate(
         blob = torch.sigmoid(4 * smooth_field(window, 3, g, device) - uniform(g, 1, 5))
         course = pulse(time.phase, g) if chance(g, 0.5) else harmonics(time.phase, g)
         frames = frames * (1 + uniform(g, -0.5, 0.5) * course[:, None, None].to(device) * blob)
+    if flow:
+        frames = _streaming(frames, time, g)
     if real:
         return torch.complex(frames.abs(), torch.zeros_like(frames))
     angle = uniform(g, 0, 2 * math.pi) + uniform(g, 0, 2.0) * smooth_field(window, int(uniform(g, 1, 4)), g, device)
@@ -44,6 +61,19 @@ def animate(
         blob = torch.sigmoid(4 * smooth_field(window, 3, g, device) - 2)
         angle = angle + uniform(g, -1, 1) * harmonics(time.phase, g)[:, None, None].to(device) * blob
     return torch.polar(torch.ones_like(frames), angle.expand_as(frames)) * frames
+
+
+def _streaming(frames: Tensor, time: TimeAxis, g: torch.Generator) -> Tensor:
+    """What is bright in (T, y, x), and in a patch, carries a texture along, farther and faster than tissue moves."""
+    window, device = (frames.shape[1], frames.shape[2]), frames.device
+    texture = fractal_texture((2 * window[0], 2 * window[1]), g, device)
+    angle, way = uniform(g, 0, 2 * math.pi), uniform(g, 4, 30)
+    course = way * pulse(time.phase + uniform(g, 0, 1), g).to(device)
+    along = torch.stack([math.sin(angle) * course, math.cos(angle) * course], dim=-1)
+    carried = warp(texture, along[:, None, None].expand(-1, *window, 2), (window[0] // 2, window[1] // 2))
+    pool = torch.sigmoid(4 * smooth_field(window, 3, g, device) - uniform(g, -1, 2))
+    bright = (frames / frames.amax().clamp(min=1e-6)).clamp(0, 1)
+    return frames * (1 + uniform(g, 0.1, 0.6) * pool * bright * carried.clamp(-1.5, 1.5) / 1.5)
 
 
 def _moving(
@@ -72,6 +102,7 @@ class ClipSource:
     """An endless supply of training clips; batch n depends on `seed` and n alone, so a killed run resumes exactly.
 
     stills: real magnitude frames to animate beside the dead leaves, or None. still_share: how often.
+    flow_share: of clips in which blood streams.
     frames: the clip lengths, one drawn a batch. pixels: frames of `window` a batch holds, whatever their length.
     scenes_per_batch: how fast old scenes are replaced by new ones in the pool of `pool` scenes.
     """
@@ -83,6 +114,7 @@ class ClipSource:
     real_share: float = 0.2
     stills: Stills | None = None
     still_share: float = 0.5
+    flow_share: float = 0.0
     pool: int = 48
     batches_per_scene: int = 2
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -99,7 +131,9 @@ class ClipSource:
             scene = self._scene(newest + int(uniform(g, 0, self.pool - 0.001)), chance(g, self.still_share))
             # clips of a batch share periodicity (a switch of the network), not rhythm
             other = time if not time.periodic else TimeAxis(time.phase + uniform(g, 0, 1), True)
-            clip = animate(scene, (self.window, self.window), other, g, chance(g, self.real_share))
+            real = chance(g, self.real_share)
+            flow = self.flow_share > 0 and chance(g, self.flow_share)  # nothing drawn: the clips of older recipes
+            clip = animate(scene, (self.window, self.window), other, g, real, flow)
             clips.append(_turned(clip, g))
         return torch.stack(clips)[:, None], time.periodic
 
