@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from medseq.acquisition import average_image, prepared
-from medseq.baselines import composite_descent
+from medseq.baselines import cyclic_descent
 from medseq.clip import KSpace
 from medseq.coils import mixed_coils
 from medseq.errors import UsageError
@@ -30,7 +30,7 @@ from medseq.warmstart import sense_operator
 # Chosen on animated stills and phantoms (docs/measurements.md), then fixed.
 WINDOW = 8  # frames that the network sees at once: half of them past, the new one, and what followed a beat ago
 REMEMBERED = 64  # frames: two beats of a resting heart at 30 frames a beat
-CLASSICAL = 3  # iterations of the classical method for every frame
+ROUNDS = 1  # of three iterations of the classical method, for every frame
 ITERATIONS = 6  # of conjugate gradients
 PREFERENCE = 1.5  # power of a prediction's squared error by which it counts less
 LEARNT = 0.5  # share of the network in what is remembered: of its own results it would make ever sharper ones
@@ -173,7 +173,8 @@ class CausalReconstruction:
         """The newest frame of a window (1, 1, W, Y, X), which with those before it goes into the memory."""
         known = slice(0, self._past + 1)
         A = sense_operator(self._keep, self._maps)
-        window = composite_descent(projection(self._y, A), A)(window, CLASSICAL)
+        project = projection(self._y, A)
+        window = cyclic_descent(project())(project, A, window, ROUNDS)
         clean = self._engine.prior(window, levels)
         spread = SPREAD_FACTOR * self._engine.spread.of_levels(levels)
         solved = self._solved(known, clean[:, :, known], spread[:, :, known])

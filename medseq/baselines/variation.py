@@ -100,10 +100,12 @@ def _dual_steps(
     # |D|^2 is at most 4 for each axis.
     step = 1 / (4 * len(axes))
     ahead, momentum = dual, 1.0
-    for _ in range(iterations):
+    for number in range(iterations):
         left = x - _differences_adjoint(ahead, axes, periodic)
         moved = torch.add(ahead, _differences(left, axes, periodic), alpha=step)
         previous, dual = dual, _into_ball(moved, amount)
+        if number == iterations - 1:
+            break
         following = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
         ahead = torch.sub(dual, previous).mul_((momentum - 1) / following).add_(dual)
         momentum = following
