@@ -19,13 +19,14 @@ from medseq.baselines import cyclic_descent
 from medseq.clip import KSpace
 from medseq.coils import mixed_coils
 from medseq.errors import UsageError
+from medseq.few_steps import FEWEST_FRAMES, few_step_image
 from medseq.gathering import SPREAD_FACTOR, checked_scale
 from medseq.measurement import Measurement, projection
 from medseq.operators import Coils, Fourier
 from medseq.prior import Prior
 from medseq.remembered import LEAST_LEVEL, LineErrors, Memory
 from medseq.runtime import Engine
-from medseq.warmstart import sense_operator
+from medseq.warmstart import sense_operator, warm_start
 
 # Chosen on animated stills and phantoms (docs/measurements.md), then fixed.
 WINDOW = 8  # frames that the network sees at once: half of them past, the new one, and what followed a beat ago
@@ -68,7 +69,8 @@ def calibrated(kspace: KSpace) -> Calibrated:
 
 
 class CausalReconstruction:
-    """Reconstructs one frame after the other. A result depends on the frames so far, never on later ones.
+    """Reconstructs one frame after the other. A result depends on the frames so far, never on later ones, but for those
+    that were held back (`first`).
 
     prior: a Prior, a name or path, or None for the shipped one. frames: how many the network sees at once. device,
     precision: as of `reconstruct`. From the first frame on all work is of the same shapes, and no value is asked of the
@@ -119,11 +121,26 @@ class CausalReconstruction:
         y: (1, C, 1, Y, X) k-space, keep: bool (1, 1, 1, Y, 1), which of its lines are measured. Raises UsageError for
         other shapes.
         """
-        self._check(y, keep)
+        self._check(y, keep, 1)
         device = self._engine.device
         with torch.no_grad():
             image = self._step(y.to(device), keep.to(device))
         return image.cpu() * self._calibrated.scale / self._calibrated.gain
+
+    def first(self, y: Tensor, keep: Tensor) -> Tensor:
+        """The images (1, 1, T, Y, X) of frames that were held back, all at once: what comes later has them as its past.
+
+        y: (1, C, T, Y, X) k-space, keep: bool (1, 1, T, Y, 1). They begin with the quick start of whole series and one
+        evaluation of the prior; too few for that are taken one after the other. Raises UsageError for other shapes.
+        """
+        frames = y.shape[2]
+        if frames < FEWEST_FRAMES:
+            return torch.cat([self.frame(y[:, :, t : t + 1], keep[:, :, t : t + 1]) for t in range(frames)], 2)
+        self._check(y, keep, frames)
+        device = self._engine.device
+        with torch.no_grad():
+            images = self._together(self._scaled(y.to(device), keep.to(device)), keep.to(device))
+        return images.cpu() * self._calibrated.scale / self._calibrated.gain
 
     def missed(self, count: int = 1) -> None:
         """`count` frames never came: what the last beat predicts stands in for them, and time goes on."""
@@ -131,17 +148,40 @@ class CausalReconstruction:
             for _ in range(min(count, REMEMBERED)):
                 self._stand_in()
 
-    def _check(self, y: Tensor, keep: Tensor) -> None:
+    def _check(self, y: Tensor, keep: Tensor, frames: int) -> None:
         coils = self._maps.shape[1] if self._mixing is None else self._mixing.shape[1]
         height, width = self._maps.shape[-2:]
-        if y.shape != (1, coils, 1, height, width) or keep.shape != (1, 1, 1, height, 1) or keep.dtype != torch.bool:
+        if (
+            y.shape != (1, coils, frames, height, width)
+            or keep.shape != (1, 1, frames, height, 1)
+            or keep.dtype != torch.bool
+        ):
             raise UsageError(
-                f"a frame of k-space has the shape {(1, coils, 1, height, width)} and a bool mask of its {height} "
-                f"lines, got {tuple(y.shape)} and {tuple(keep.shape)}"
+                f"frames of k-space have the shape {(1, coils, frames, height, width)} and a bool mask of its "
+                f"{height} lines, got {tuple(y.shape)} and {tuple(keep.shape)}"
             )
 
+    def _scaled(self, y: Tensor, keep: Tensor) -> Tensor:
+        mixed = y if self._mixing is None else mixed_coils(self._mixing, y)
+        return torch.where(keep, mixed, 0) / self._calibrated.scale
+
+    def _together(self, y: Tensor, keep: Tensor) -> Tensor:
+        """As one series, which then is remembered as if its frames had come one by one."""
+        start = warm_start(y, keep, self._maps, self._sigma, 0, quick=True)
+        images = self._engine.last(few_step_image(self._engine.denoiser, start))
+        spread = SPREAD_FACTOR * self._engine.spread(start.error)
+        level = torch.full((1, 1, 1, 1, 1), max(spread, LEAST_LEVEL), device=images.device)
+        before = None
+        for image, measured, lines in zip(*(part.split(1, dim=2) for part in (images, y, keep)), strict=True):
+            if before is not None:  # as good a prediction as any
+                self._errors.learn(self._errors.missed(self._full(before), measured, lines)[0], lines)
+            self._measured(measured, lines)
+            self._memory.add(image, level)
+            before = image
+        return images
+
     def _step(self, y: Tensor, keep: Tensor) -> Tensor:
-        y = torch.where(keep, y if self._mixing is None else mixed_coils(self._mixing, y), 0) / self._calibrated.scale
+        y = self._scaled(y, keep)
         found, found_levels = self._memory.match(y, keep)
         predictions = self._predictions(found)
         missed = self._errors.missed(self._full(predictions), y, keep)

@@ -1,9 +1,10 @@
 """Frames reconstructed as they arrive beside the offline result, on a real heart over several beats.
 
-    MEDSEQ_DATA=... python pipelines/stream_quality.py -o runs/stream [--beats 3] [--irregular] [--acceleration 8]
+    MEDSEQ_DATA=... python pipelines/stream_quality.py -o runs/stream [--beats 3] [--held 12] [--irregular] [--acceleration 8]
 
 The short-axis cine (`cine_acdc`) is replayed for some beats, measured with ever new lines; one beat more goes before,
-of which only the calibration is taken. --irregular: every beat has a length of its own (within 15 %) and the chest
+of which the calibration is taken, and whose last --held frames (all of them) were held back and are the past of those
+that follow. --irregular: every beat has a length of its own (within 15 %) and the chest
 rises and falls by 2 voxels, so that no frame ever comes again. Offline are one beat and all frames that the stream saw,
 by `medseq.reconstruct` as it comes. Prints PSNR (dB) in the heart, beat by beat, and writes a figure.
 """
@@ -62,9 +63,13 @@ def part(kspace: KSpace, frames: slice, period: float | None = None) -> KSpace:
     return replace(kspace, data=data, keep=keep, times=kspace.times[frames], period=period)
 
 
-def streamed(kspace: KSpace, known: Calibrated, options: argparse.Namespace) -> tuple[Tensor, float]:
-    """The images, and CPU seconds a frame."""
+def streamed(
+    held: KSpace | None, kspace: KSpace, known: Calibrated, options: argparse.Namespace
+) -> tuple[Tensor, float]:
+    """The images, and CPU seconds a frame. held: the frames held back before them."""
     reconstruction = CausalReconstruction(options.prior, known, device=options.device)
+    if held is not None:
+        reconstruction.first(held.data, held.keep)
     start, images = time.process_time(), []
     for t in range(kspace.frames):
         images.append(reconstruction.frame(kspace.data[:, :, t : t + 1], kspace.keep[:, :, t : t + 1]))
@@ -126,6 +131,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--beats", type=int, default=3)
     parser.add_argument("--acceleration", type=float, default=8.0)
+    parser.add_argument("--held", type=int, help="frames held back, of those before (default: all)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--irregular", action="store_true")
     parser.add_argument("--prior")
@@ -140,6 +146,8 @@ def main() -> None:
     clip = replace(with_phase(beating(cine, options.beats + 1, options.irregular)), period=None)
     kspace, _ = measured(data, clip, options.acceleration, options.seed)
     known = calibrated(part(kspace, slice(0, frames)))
+    count = frames if options.held is None else options.held
+    held = part(kspace, slice(frames - count, frames)) if count else None
     kspace, truth = part(kspace, slice(frames, None)), clip.data[:, :, frames:]
     options.out.mkdir(parents=True, exist_ok=True)
     rows: dict[str, list[float]] = {}
@@ -148,7 +156,7 @@ def main() -> None:
         rows[name] = by_beat(images, true, region, length, float(truth.abs().max()))
         print(f"{name:32}", *(f"{value:6.2f}" for value in rows[name]), flush=True)
 
-    images, seconds = streamed(kspace, known, options)
+    images, seconds = streamed(held, kspace, known, options)
     told("as they arrive", images)
     told("last frame held", torch.cat([images[:, :, :1], images[:, :, :-1]], 2))
     first = part(kspace, slice(0, frames), None if options.irregular else one.period)
@@ -162,7 +170,7 @@ def main() -> None:
     told("zero-filled", known.maps.conj().mul(Fourier().adjoint(kspace.data)).sum(1, keepdim=True))
     gap = rows["offline, all frames"][-1] - rows["as they arrive"][-1]
     print(f"{seconds:.2f} CPU s a frame; in the last beat {gap:.2f} dB behind offline on all frames")
-    name = f"{'irregular' if options.irregular else 'regular'}-{options.acceleration:g}-{options.seed}"
+    name = f"{'irregular' if options.irregular else 'regular'}-{options.acceleration:g}-{options.seed}-{count}"
     (options.out / f"{name}.json").write_text(json.dumps({"psnr_heart": rows, "cpu_seconds": seconds}, indent=1))
     results = {"as they arrive": images, "offline, all frames": whole}
     figure(options.out / f"{name}.png", truth, results, kspace.frames - 2 * frames // 3, region)

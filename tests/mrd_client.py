@@ -142,6 +142,9 @@ class Quick:
     def __init__(self, kspace: KSpace) -> None:
         self.kspace, self.told = kspace, []
 
+    def first(self, y: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.frame(*each) for each in zip(y.split(1, 2), keep.split(1, 2), strict=True)], 2)
+
     def frame(self, y: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
         self.told.append(int(keep.sum()))
         return Fourier().adjoint(y).abs().square().sum(1, keepdim=True).sqrt().to(torch.complex64)

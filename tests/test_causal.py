@@ -69,6 +69,29 @@ def test_a_frame_depends_on_none_that_comes_later() -> None:
     assert not torch.equal(another.frame(other[:, :, 6:7], _of(kspace)[:, :, 6:7]), one[:, :, 6:7])
 
 
+def test_frames_held_back_are_the_better_for_it_and_so_are_those_that_follow() -> None:
+    """Reconstructed as one series, where one after the other each knows of none that comes later."""
+    truth, kspace = beats(2)
+    one_by_one, together = begun(kspace), begun(kspace)
+    apart = run(one_by_one, kspace, BEAT)
+    held = together.first(kspace.data[:, :, :BEAT], _of(kspace)[:, :, :BEAT])
+
+    def quality(images: Tensor, first: int) -> float:
+        return psnr(images.abs(), truth[:, :, first : first + images.shape[2]].abs())
+
+    assert held.shape == apart.shape and quality(held, 0) > quality(apart, 0) + 1
+    later = [torch.cat([each.frame(*f) for f in frames(kspace, BEAT)], 2) for each in (one_by_one, together)]
+    assert quality(later[1], BEAT) > quality(later[0], BEAT)
+
+
+def test_few_frames_held_back_are_taken_one_after_the_other() -> None:
+    _, kspace = beats(1)
+    one, other = begun(kspace), begun(kspace)
+    assert torch.equal(one.first(kspace.data[:, :, :4], _of(kspace)[:, :, :4]), run(other, kspace, 4))
+    with pytest.raises(UsageError, match="frames of k-space have the shape"):
+        one.first(kspace.data[:, :3, :9], _of(kspace)[:, :, :9])
+
+
 def test_a_fully_sampled_frame_comes_out_as_it_is() -> None:
     """To within its noise, whatever the prior: with all lines the measurement decides."""
     truth, kspace = beats(1, keep=torch.ones(1, 1, 1, SIZE[0], 1, dtype=torch.bool), noise=1e-3)
@@ -210,7 +233,7 @@ def test_what_does_not_fit_is_refused() -> None:
     reconstruction = begun(kspace)
     y, keep = next(frames(kspace))
     for bad in ((y[:, :3], keep), (y[..., 1:], keep), (y, keep[:, :, :, 1:]), (y, keep.float())):
-        with pytest.raises(UsageError, match="a frame of k-space has the shape"):
+        with pytest.raises(UsageError, match="frames of k-space have the shape"):
             reconstruction.frame(*bad)
     for count in (1, 33):
         with pytest.raises(UsageError, match="at once"):
