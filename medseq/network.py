@@ -28,7 +28,7 @@ def shifted(x: Tensor, step: int, periodic: bool) -> Tensor:
     return torch.cat([x[:, 1:], edge], dim=1) if step > 0 else torch.cat([edge, x[:, :-1]], dim=1)
 
 
-_VALUES = 2**20  # of the frames worked on at once: what they are made into on the way stays near the processor
+_VALUES = 2**22  # of the frames worked on at once: what they are made into on the way stays near the processor
 
 
 def by_frames(layers: Layers, *frames: Tensor) -> Tensor:

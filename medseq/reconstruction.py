@@ -64,7 +64,7 @@ def reconstruct(
 
     The noise is made white, the maps are estimated where there are none, and the sampler starts from a classical
     reconstruction (`warm_start`), at a noise level taken from its estimated error. steps: evaluations of the network a
-    sample; None is 4 for the single image, else 12. A prior made for few evaluations, as "heart-fast-1", takes its own
+    sample; None is 4 for the single image, else 12. A prior made for few evaluations, as "heart-fast-2", takes its own
     number of them, for the single image of 8 frames or more (`medseq.few_steps`). support: also map how much of each
     voxel came from the measurement (`maps["support"]`), for the price of one more single image, with several samples of
     two. compile: the network, which takes tens of seconds and pays for many series of one shape in one process.

@@ -27,7 +27,7 @@ from medseq.operators import Coils, Fourier, LinearOp, Mask
 ITERATIONS = 25  # without the lines left out
 FINISHING = 5  # with all lines
 STILL_ITERATIONS = 30  # of one frame
-ROUNDS = 3  # of three iterations, of the quick start
+ROUNDS = 4  # of three iterations, of the quick start
 LEFT_OUT = 0.05  # share of the lines
 
 

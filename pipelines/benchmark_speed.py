@@ -37,7 +37,7 @@ def speed(setting: Setting, prior: str | None, repeats: int) -> Row:
     """One row: both methods in turns, in this process."""
     loaded, kspace = load_prior(prior), kspace_of(setting)
     y, A = classical(kspace, setting.device)
-    ours(kspace_of(Setting(4, (32, 32), 2, 2.0)), setting, loaded)  # what libraries do once
+    ours(kspace_of(Setting(8, (32, 32), 2, 2.0)), setting, loaded)  # what libraries do once
     memory = peak_memory(partial(ours, kspace, setting, loaded), setting.device)
     runs = {"medseq": partial(ours, kspace, setting, loaded), "L+S": partial(theirs, y, A)}
     least = in_turns(runs, repeats, setting)

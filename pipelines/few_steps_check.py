@@ -1,4 +1,4 @@
-"""Two evaluations (`medseq.few_steps`) beside 4 and 12 of a prior of many levels, the start alone, and tuned L+S.
+"""One evaluation (`medseq.few_steps`) beside 4 and 12 of a prior of many levels, the start alone, and tuned L+S.
 
     MEDSEQ_DATA=... python pipelines/few_steps_check.py -o runs/few_steps [--prior NAME] [--stills FOLDER]
 
@@ -74,7 +74,7 @@ def compared(case: Case, prior: str) -> Row:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--prior", default="heart-fast-1")
+    parser.add_argument("--prior", default="heart-fast-2")
     parser.add_argument("--stills", type=Path, help="folder of still frames, of which the held-out ones are animated")
     chosen = parser.parse_args()
     if "MEDSEQ_DATA" not in os.environ:

@@ -1,6 +1,6 @@
 """Frames reconstructed as they arrive beside the offline result, on a real heart over several beats.
 
-    MEDSEQ_DATA=... python pipelines/stream_quality.py -o runs/stream [--beats 3] [--held 12] [--irregular] [--acceleration 8]
+    MEDSEQ_DATA=... python pipelines/stream_quality.py -o runs/stream [--beats 3] [--held 12] [--irregular]
 
 The short-axis cine (`cine_acdc`) is replayed for some beats, measured with ever new lines; one beat more goes before,
 of which the calibration is taken, and whose last --held frames (all of them) were held back and are the past of those
