@@ -59,10 +59,10 @@ def back_projection(y: Measured, A: LinearOp, sigma: float | Tensor = 1.0) -> Te
     """A^H sigma^-2 y, (B, 1, T, Y, X), without more than a chunk of frames of all coils at a time."""
     if not A.separable:
         assert isinstance(y, Tensor)
-        return A.adjoint(y / sigma**2)
+        return A.adjoint(_over_power(y, sigma))
     found = None
     for chunk in chunks(y):
-        part = A.frames(chunk).adjoint(frames_of(y, chunk) / _of_frames(sigma, chunk) ** 2)
+        part = A.frames(chunk).adjoint(_over_power(frames_of(y, chunk), _of_frames(sigma, chunk)))
         if found is None:
             found = part.new_empty(*part.shape[:2], y.shape[2], *part.shape[3:])
         found[:, :, chunk] = part
@@ -140,7 +140,7 @@ class Measurement:
     def _back_projection(self, chunk: slice, operator: LinearOp) -> Tensor:
         """The frames in `chunk` of A^H sigma^-2 y, which no belief changes."""
         if self.chunk and self.y.shape[2] > LONG:
-            return operator.adjoint(frames_of(self.y, chunk) / _of_frames(self.sigma, chunk) ** 2)
+            return operator.adjoint(_over_power(frames_of(self.y, chunk), _of_frames(self.sigma, chunk)))
         return self._projection()[:, :, chunk]
 
     def _correct(self, x: Tensor, back: Tensor, operator: LinearOp, sigma: Spread, spread: Spread) -> Tensor:
@@ -159,6 +159,11 @@ class Measurement:
         apart = (0, 2) if self.chunk else (0,)
         d = cg(lambda d: d + spread * information(spread * d), b, None, self.iterations, self.tolerance, apart)
         return x + spread * d
+
+
+def _over_power(y: Tensor, sigma: Spread) -> Tensor:
+    """sigma^-2 y, without a copy where that is y."""
+    return y if isinstance(sigma, float) and sigma == 1 else y / sigma**2
 
 
 def _of_frames(value: T, chunk: slice) -> T:

@@ -318,7 +318,7 @@ class _FewLineSense(_Product):
         lines, rows = self._lines(x)
         seen = [torch.stack([rows @ (coil * image) for coil in maps]) for image, maps, _ in self._items(x)]
         zeros = seen[0].new_zeros(len(seen), len(seen[0]), 1, *x.shape[3:])
-        return zeros.index_copy(3, lines, centred(torch.fft.fft, torch.stack(seen)[:, :, None]))
+        return zeros.index_copy_(3, lines, centred(torch.fft.fft, torch.stack(seen)[:, :, None]))
 
     def _adjoint(self, y: Tensor) -> Tensor:
         lines, rows = self._lines(y)

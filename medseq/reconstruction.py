@@ -96,7 +96,8 @@ def reconstruct(
     engine.fit("reconstruct", (*kspace.data.shape[:3], *kspace.size))
     ready = prepared(kspace)
     unit, gain = ready.level, ready.gain
-    scale = checked_scale(average_image(ready.average))
+    average = average_image(ready.average)
+    scale = checked_scale(average)
     errors: list[float] = []
     periodic = kspace.period is not None
 
@@ -107,7 +108,7 @@ def reconstruct(
         sigma, A = unit / scale, sense_operator(keep, maps, trajectory)
         begin = partial(warm_start, periodic=periodic, trajectory=trajectory, quick=prior.few)
         denoiser = Remembering(engine.denoiser) if prior.few else engine.denoiser
-        begun = begin(y, keep, maps, sigma, engine.seed)
+        begun = begin(y, keep, maps, sigma, engine.seed, average=average[b : b + 1].to(engine.device) / scale)
         errors.append(begun.error)
         blind, measures = begun.blind, None
         if blind is not None and engine.trust.expected:

@@ -7,6 +7,7 @@ A few more iterations then take them in.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -100,10 +101,12 @@ def warm_start(
     periodic: bool = False,
     trajectory: Trajectory | None = None,
     quick: bool = False,
+    average: Tensor | None = None,
 ) -> Start:
     """`kt_composite` of `y` (of one frame, `wavelet`), stopped early, and its error.
 
     quick: rounds of `cyclic_descent` in its place, which do not see the lines left out; they come in when it goes on.
+    average: the time average (B, 1, 1, Y, X) to begin with, where it is known already.
 
     y: (B, C, T, Y, X) k-space, or (B, C, T, S, N) along the trajectory; keep: bool, broadcastable; maps: (B, C, 1, Y,
     X); sigma: noise std of y. With nothing to leave out (fully sampled) the error is that of the noise alone.
@@ -119,7 +122,8 @@ def warm_start(
         blind = wavelet(frames_of(y_part, one), part, iterations=STILL_ITERATIONS)
         image = wavelet(frames_of(whole, one), A, iterations=STILL_ITERATIONS)
     else:
-        average = _average_image(y, keep, maps, trajectory).expand(-1, -1, y.shape[2], -1, -1)
+        average = _average_image(y, keep, maps, trajectory) if average is None else average
+        average = average.expand(-1, -1, y.shape[2], -1, -1)
         of_part = projection(y_part, part)
         if trajectory is None:  # few lines are left out
             few = partial(back_projection, y, sense_operator(keep & out, maps))
@@ -141,10 +145,14 @@ def warm_start(
             return _by_line(image, y, keep, out, maps)
         return _by_ring(image, y, keep, out, maps, trajectory)
 
-    def unseen(image: Tensor) -> float:
-        return float(missed(image).squared.sum() / hidden.expand(y.shape).sum())
+    first = missed(blind)
+    samples = int(hidden.sum()) * (math.prod(y.shape) // hidden.numel())
 
-    return Start(image, _error(missed(blind), y.shape[1], sigma), go_on, Blind(blind, unseen))
+    def unseen(image: Tensor) -> float:
+        squared = (first if image is blind else missed(image)).squared
+        return float(squared.sum() / samples)
+
+    return Start(image, _error(first, y.shape[1], sigma), go_on, Blind(blind, unseen))
 
 
 def _average_image(y: Measured, keep: Tensor, maps: Tensor, trajectory: Trajectory | None) -> Tensor:
@@ -213,7 +221,7 @@ def _by_line(image: Tensor, y: Measured, keep: Tensor, out: Tensor, maps: Tensor
         wrong = torch.where(there, seen - frames_of(y, chunk).index_select(3, lines), 0)
         squared.index_add_(0, lines, _power(wrong).sum(dim=(0, 1, 2, 4)))
     coverage = keep.any(dim=1, keepdim=True).expand(-1, -1, -1, places, -1).float().mean(2, keepdim=True)
-    count = out.float().expand(*out.shape[:4], y.shape[4]).sum(dim=(0, 1, 2, 4))
+    count = out.float().sum(dim=(0, 1, 2, 4)) * (y.shape[4] // out.shape[4])
     return _Tested(squared, count, torch.arange(places, device=squared.device), (1 - coverage).mean(dim=(0, 1, 2, 4)))
 
 
