@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from medseq.acquisition import average_image, whitened
 from medseq.baselines import zero_filled
 from medseq.clip import series_scale
-from medseq.operators import Mask
+from medseq.operators import Coils, Fourier, Mask
 from medseq.patterns import equispaced, variable_density
 from medseq.simulate import acquire, coil_maps, simulate_cine
 from medseq.warmstart import LEFT_OUT, left_out, sense_operator, warm_start
@@ -29,6 +30,33 @@ def test_left_out_lines_tell_the_error(acceleration: float, noise: float, seed: 
     assert error == pytest.approx(true, rel=0.45)
     zeros = zero_filled(kspace.data, sense_operator(kspace.keep, maps))
     assert true < float(torch.view_as_real(zeros - clip.data).square().mean().sqrt())
+
+
+@pytest.mark.parametrize(("size", "coils"), [((64, 48), 6), ((128, 72), 3)])
+@pytest.mark.parametrize("quick", [False, True])
+def test_the_power_missed_is_that_of_the_samples_left_out(size: tuple[int, int], coils: int, quick: bool) -> None:
+    """By whole transforms, of small images and of those whose few lines are computed alone."""
+    clip, maps = simulate_cine(8, size, seed=1), coil_maps(coils, size, 1)
+    kspace = acquire(clip, coils=maps, acceleration=6, noise=0.01, centre=6, seed=1)
+    assert isinstance(kspace.noise, float)
+    out = (left_out(kspace.data, kspace.keep, 7) & kspace.keep).expand(kspace.data.shape)
+    start = warm_start(kspace.data, kspace.keep, maps, kspace.noise, 7, quick=quick)
+    assert start.blind is not None
+    for image in (start.blind.image, 0.9 * start.blind.image):
+        wrong = ((Fourier() @ Coils(maps))(image) - kspace.data)[out]
+        assert start.blind.power(image) == pytest.approx(float(wrong.abs().square().mean()) / 2, rel=1e-3)
+
+
+def test_an_average_that_is_known_is_taken() -> None:
+    clip, maps = simulate_cine(8, (64, 48), seed=1), coil_maps(4, (64, 48), 1)
+    kspace = replace(acquire(clip, coils=maps, acceleration=4, noise=0.01, seed=1), maps=maps)
+    assert isinstance(kspace.noise, float)
+    known = average_image(kspace)
+    for quick in (False, True):
+        begin = partial(warm_start, kspace.data, kspace.keep, maps, kspace.noise, 0, quick=quick)
+        own, given, other = begin().image, begin(average=known).image, begin(average=0 * known).image
+        torch.testing.assert_close(given, own, atol=1e-3, rtol=0)
+        assert (other - own).abs().max() > 1e-2
 
 
 def test_with_nothing_to_leave_out_the_noise_is_the_error() -> None:

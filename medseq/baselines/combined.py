@@ -90,12 +90,7 @@ def composite_descent(
     return descent
 
 
-def cyclic_descent(
-    b: Tensor,
-    *,
-    weights: Weights = CYCLIC,
-    periodic: bool = False,  # noqa: B008 (frozen)
-) -> Callable[..., Tensor]:
+def cyclic_descent(b: Tensor, *, weights: Weights = CYCLIC, periodic: bool = False) -> Callable[..., Tensor]:
     """The penalties of `kt_composite` in turns, one an iteration (incremental proximal gradients: Bertsekas, Math.
     Program. 2011), with steps and momentum large from the start: on animated stills three rounds come within 0.3 dB of
     30 iterations of that one, in an eighth of the time.
