@@ -53,7 +53,7 @@ class Prepared:
             part = self.source.data[b : b + 1, :, chunk].to(device)
             if mixing is not None:
                 part = torch.where(keep if keep.shape[2] == 1 else keep[:, :, chunk], mixed_coils(mixing, part), 0)
-            return part / scale
+            return part * (1 / scale)  # for complex numbers faster than a division
 
         shape = (1, maps.shape[1], *self.source.data.shape[2:])
         return ByFrames(shape, device, make), keep, maps

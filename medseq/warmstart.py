@@ -214,8 +214,11 @@ def _by_line(image: Tensor, y: Measured, keep: Tensor, out: Tensor, maps: Tensor
     hidden = keep & out
     A, places = sense_operator(hidden, maps), out.shape[3]
     squared = torch.zeros(places, device=image.device)
-    for chunk in chunks(y):
+    # Frame by frame few lines are left out, of a chunk of frames many.
+    for chunk in chunks(y) if image.device.type == "cuda" else (slice(t, t + 1) for t in range(y.shape[2])):
         lines = hidden[:, :, chunk].any(-1).flatten(0, 2).any(0).nonzero()[:, 0]
+        if len(lines) == 0:
+            continue
         there = hidden[:, :, chunk].index_select(3, lines)
         seen = A.frames(chunk)(image[:, :, chunk]).index_select(3, lines)
         wrong = torch.where(there, seen - frames_of(y, chunk).index_select(3, lines), 0)
