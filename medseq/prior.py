@@ -120,12 +120,13 @@ class Prior(nn.Module):
         """
         guesses = quick_guides if self.few else guides
         away = _channels(guesses(x, level, self.periodic) - x).unflatten(1, (-1, 2))
-        # By frames, which fit into a processor's cache; products rather than powers.
-        for frame, unit in zip(away.split(1, dim=3), level[:, :, None].split(1, dim=3), strict=True):
-            frame.div_(unit)
-            first, second = frame[:, :, :1], frame[:, :, 1:]
+        # On a CPU by frames, which fit into its cache; products rather than powers.
+        at_once = 1 if x.device.type == "cpu" else x.shape[2]
+        for part, unit in zip(away.split(at_once, dim=3), level[:, :, None].split(at_once, dim=3), strict=True):
+            part.div_(unit)
+            first, second = part[:, :, :1], part[:, :, 1:]
             power = torch.addcmul(first * first, second, second)
-            frame.mul_(power.div_(_FAR**2).add_(1).rsqrt_())
+            part.mul_(power.div_(_FAR**2).add_(1).rsqrt_())
         return away
 
     def weight(self, sigma: Tensor) -> Tensor:

@@ -124,10 +124,11 @@ def warm_start(
     else:
         average = _average_image(y, keep, maps, trajectory) if average is None else average
         average = average.expand(-1, -1, y.shape[2], -1, -1)
-        of_part = projection(y_part, part)
-        if trajectory is None:  # few lines are left out
+        if trajectory is None:  # of the few lines left out it is quickly made
             few = partial(back_projection, y, sense_operator(keep & out, maps))
             of_part = made_once(lambda: project() - few(), y.shape[2])
+        else:
+            of_part = projection(y_part, part)
         if quick:
             descent = cyclic_descent(project(), periodic=periodic)
             image = blind = descent(of_part, part, average, ROUNDS, FIRST_FREQUENCIES)

@@ -219,6 +219,11 @@ def test_what_is_acquired_fits_the_clip() -> None:
     assert _rmse(measurement.solve(clean, 1e-6), clean) < 1e-3
 
 
+def test_blood_streams_in_as_many_clips_as_the_recipe_says() -> None:
+    none, all_of_them = (replace(TINY, flow_share=share).lessons(None, CPU).source for share in (0.0, 1.0))
+    assert not torch.equal(none.batch(1)[0], all_of_them.batch(1)[0])
+
+
 def test_it_learns() -> None:
     """One batch by heart, through data consistency."""
     recipe = FewStepRecipe(

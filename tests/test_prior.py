@@ -119,6 +119,9 @@ def test_a_few_frames_at_a_time_or_all_at_once(
         whole = prior(x, sigma)
     with torch.no_grad():
         torch.testing.assert_close(prior(x, sigma), whole, atol=1e-5, rtol=1e-4)
+        prior.autocast = torch.bfloat16
+        rounded = prior(x, sigma)
+    assert (rounded - whole).norm() < 0.02 * (x - whole).norm()
     assert torch.equal(x, given)
 
 

@@ -118,6 +118,20 @@ def test_what_is_late_missing_or_short_is_survived_and_counted():
     assert "<name>medseq_lost_before</name><value>2<" in answer.images[5][2]
 
 
+def test_frames_held_back_are_reconstructed_together():
+    told: list[tuple[int, int]] = []
+
+    class Together(Quick):
+        def first(self, y, keep):
+            told.append((y.shape[2], keep.shape[2]))
+            return super().first(y, keep)
+
+    with serving(Together, first=3) as served:
+        answer = served.ask(stream(5))
+    assert told == [(3, 3)]
+    assert [int(head["counters"][4]) for head, *_ in answer.images] == [0, 1, 2, 3, 4]
+
+
 def test_when_reconstruction_is_slow_the_oldest_frames_are_dropped():
     made: list[Quick] = []
 

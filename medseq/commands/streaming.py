@@ -37,7 +37,9 @@ def stream(
     wait: Annotated[
         bool, Parameter(help="Drop no frame: have whoever sends wait; for stored data, not for a scanner.")
     ] = False,
-    calibrate: Annotated[Count, Parameter(help="Frames held back first, of which maps and scale are taken.")] = 12,
+    calibrate: Annotated[
+        Count, Parameter(help="Frames held back first, best a heartbeat: maps and scale are taken from them.")
+    ] = 12,
     queue: Annotated[Count, Parameter(help="Frames that may wait; with one more the oldest is dropped.")] = 2,
     timeout: Annotated[UpToADay, Parameter(help="Seconds of silence after which a client has stalled.")] = 30.0,
     log: Annotated[Path | None, Parameter(help="Append a line of JSON about each client to this file.")] = None,
