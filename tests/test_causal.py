@@ -80,6 +80,8 @@ def test_frames_held_back_are_the_better_for_it_and_so_are_those_that_follow() -
         return psnr(images.abs(), truth[:, :, first : first + images.shape[2]].abs())
 
     assert held.shape == apart.shape and quality(held, 0) > quality(apart, 0) + 1
+    step = torch.view_as_real(held.diff(dim=2)).square().mean().sqrt() / together._calibrated.scale
+    assert step / 2 < together._errors.level() < 2 * step  # how far one frame is from the next, no first guess
     later = [torch.cat([each.frame(*f) for f in frames(kspace, BEAT)], 2) for each in (one_by_one, together)]
     assert quality(later[1], BEAT) > quality(later[0], BEAT)
 

@@ -56,7 +56,7 @@ def test_gates_mix_the_series_with_its_guides() -> None:
     x = still + 0.1 * level * series(1, 1, 5, 16, 16, seed=2)
     torch.testing.assert_close(prior(x, level), x.mean(2, keepdim=True).expand_as(x), atol=1e-3, rtol=0.0)
     x[:, :, 0] += 5  # moved: beyond three times the noise a guide is not followed
-    assert float((prior(x, level) - x).detach().abs().max()) < 3.1 * level
+    assert 2.9 * level < float((prior(x, level) - x).detach().abs().max()) < 3.1 * level
 
 
 def test_batch_items_do_not_see_each_other() -> None:
